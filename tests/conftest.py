@@ -1,0 +1,51 @@
+"""What every test runs under: no network, the same examples each time, shapes that are checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import jaxtyping
+import pytest
+import torch
+from beartype import beartype
+from beartype.roar import BeartypeDecorHintPep673Exception
+from hypothesis import settings
+
+settings.register_profile("nexus", derandomize=True, deadline=None, database=None)
+settings.load_profile("nexus")
+
+
+def check_types(function: Callable[..., Any]) -> Callable[..., Any]:
+    """beartype, except for methods that return `Self`, which it knows inside whole classes only."""
+    try:
+        return beartype(function)
+    except BeartypeDecorHintPep673Exception:
+        return function
+
+
+class OffWhileCompiling(type(jaxtyping.config)):
+    """torch.compile cannot trace a shape check, and need not: the same lines are checked eagerly."""
+
+    @property
+    def jaxtyping_disable(self) -> bool:
+        return torch.compiler.is_compiling()
+
+
+jaxtyping.config.__class__ = OffWhileCompiling
+jaxtyping.install_import_hook("nexus", f"{__name__}.check_types")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dashboards and caches are written beside the test, never into the developer's home."""
+    monkeypatch.setenv("TRACKIO_DIR", f"{tmp_path}/trackio")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    torch.manual_seed(0)

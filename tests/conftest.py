@@ -29,7 +29,7 @@ def check_types(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class OffWhileCompiling(type(jaxtyping.config)):
-    """torch.compile cannot trace a shape check, and need not: the same lines are checked eagerly."""
+    """torch.compile cannot trace a shape check; the same lines are checked eagerly anyway."""
 
     @property
     def jaxtyping_disable(self) -> bool:

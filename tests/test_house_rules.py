@@ -1,0 +1,92 @@
+"""The rules of CONTRIBUTING.md that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus.recipe.schema import Recipe
+
+ROOT = Path(__file__).parent.parent
+SOURCE = sorted((ROOT / "src").rglob("*.py"))
+CODE = SOURCE + [
+    path
+    for folder in ("tests", "examples", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+WRITTEN = sorted(
+    path
+    for pattern in ("*.md", "*.toml", "*.yml", "*.txt", "Makefile", ".ci/*", "*/**/*.*")
+    for path in ROOT.glob(pattern)
+    if path.suffix in {".md", ".toml", ".yml", ".yaml", ".txt", ".html", ".py", ""}
+    and path.parts[len(ROOT.parts)] not in {".venv", ".git", "runs", "quickstart", "build", "dist"}
+    and path.is_file()
+    and path != Path(__file__)
+)
+VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "base", "manager", "managers"}
+UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|NotImplementedError")
+FOREIGN = re.compile(r"(^|[^\w.])/(root|home|work|mnt|Users)/\w|(^|[^\w.])/tmp/[a-z]")
+PICKLE = re.compile(r"(?m)^\s*(import|from) (pickle|joblib|shelve)\b|torch\.(save|load)\(")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 50, f"{node.name} is longer than 50 lines"
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=name)
+def test_every_source_file_is_well_named_and_has_its_test(path: Path) -> None:
+    inside = path.relative_to(ROOT / "src" / "nexus")
+    assert not VAGUE & {path.stem, *inside.parent.parts}
+    assert (path.parent / "__init__.py").exists()
+    if not path.stem.startswith("__"):
+        assert (ROOT / "tests" / inside.parent / f"test_{path.name}").exists()
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=name)
+def test_nothing_is_pickled(path: Path) -> None:
+    assert not PICKLE.search(path.read_text())
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=name)
+def test_nothing_is_unfinished_or_tied_to_one_machine(path: Path) -> None:
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        assert not UNFINISHED.search(line), f"line {number}: {line}"
+        assert not FOREIGN.search(line), f"line {number}: {line}"
+
+
+def test_no_notebooks() -> None:
+    assert not [path for path in ROOT.glob("*/**/*.ipynb") if ".venv" not in path.parts]
+
+
+def test_every_kind_a_recipe_can_name_is_explained() -> None:
+    pages = "\n".join(
+        path.read_text()
+        for path in (ROOT / "docs").rglob("*.md")
+        if path.parent.name != "reference"
+    )
+    kinds = set(_kinds(Recipe.model_json_schema()))
+    assert kinds
+    assert not [kind for kind in kinds if not re.search(rf"`{kind}`|kind: {kind}\b", pages)]
+
+
+def _kinds(schema: Any) -> list[str]:
+    """Every constant that a field called `kind` can have, anywhere in a JSON Schema."""
+    if isinstance(schema, list):
+        return [kind for part in schema for kind in _kinds(part)]
+    if not isinstance(schema, dict):
+        return []
+    own = [value["const"] for key, value in schema.items() if key == "kind" and "const" in value]
+    return own + [kind for part in schema.values() for kind in _kinds(part)]

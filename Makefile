@@ -42,7 +42,7 @@ unit: $(VENV)/.installed-dev  ## the tests alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 docs: $(VENV)/.installed-dev  ## write docs/reference again from the code
-	$(BIN)/python docs/reference/generate.py
+	$(BIN)/python docs/generate_reference.py
 
 clean:  ## remove the environment and the workspace
 	rm -rf $(VENV) $(WORKSPACE)

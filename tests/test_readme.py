@@ -1,0 +1,127 @@
+"""What the README and the documentation say can be done, can be done."""
+
+from __future__ import annotations
+
+import functools
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from nexus.recipe.schema import Recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(r"(?P<mark><!-- .+? -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```", re.M | re.S)
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)(?:#[^)]*)?\)")
+SKELETON = {
+    "teacher": {"kind": "local", "model": "teacher"},
+    "student": {"kind": "pretrained", "model": "student"},
+    "data": {"sources": [{"kind": "jsonl", "path": "train.jsonl"}]},
+    "objectives": [{"kind": "output"}],
+}
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    mark: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(language: str) -> list[Block]:
+    """The fenced blocks of one language, each with the HTML comment that stands right above it."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in FENCE.finditer(text):
+            if match["language"] == language:
+                line = text[: match.start()].count("\n") + 1
+                found.append(
+                    Block(page, line, (match["mark"] or "").strip("<!-> \n"), match["text"])
+                )
+    return found
+
+
+def nexus(*arguments: str) -> str:
+    """What the command prints, as a user without a terminal would see it."""
+    command = [sys.executable, "-m", "nexus", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout
+
+
+@functools.cache
+def help_of(*verb: str) -> str:
+    return nexus(*verb, "--help")
+
+
+@pytest.mark.parametrize("block", blocks("bash"), ids=str)
+def test_commands_name_verbs_flags_and_targets_that_exist(block: Block) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
+    for line in block.text.replace("\\\n", " ").splitlines():
+        for command in re.split(r"&&|;|\|", line):
+            words = shlex.split(command, comments=True)
+            if words[:1] == ["make"]:
+                assert not {word for word in words[1:] if "=" not in word} - set(targets)
+            elif "nexus" in {Path(word).name for word in words}:
+                place = [Path(word).name for word in words].index("nexus")
+                verb, *rest = words[place + 1 :]
+                assert verb.startswith("--") or re.search(rf"\b{verb}\b", help_of())
+                flags = {word.partition("=")[0] for word in rest if word.startswith("--")}
+                assert not {flag for flag in flags if flag not in help_of(verb)}
+
+
+def test_help_and_schema_run() -> None:
+    assert "distill" in help_of()
+    assert yaml.safe_load(nexus("schema"))["properties"]["teacher"]
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_recipes_and_parts_of_recipes_validate(block: Block) -> None:
+    """A block with a teacher stands alone; another completes a skeleton."""
+    if block.mark == "not a recipe":
+        return
+    values = yaml.safe_load(block.text)
+    if "teacher" in values and "student" in values:
+        Recipe.parse(values)
+    else:
+        skeleton: dict[str, Any] = {**SKELETON}
+        if "stages" in values:
+            skeleton = {key: SKELETON[key] for key in ("teacher", "student", "data")}
+        Recipe.parse({**skeleton, **values})
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_python_compiles_and_what_is_marked_runs(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = compile(block.text, str(block), "exec")
+    if block.mark == "runs":
+        monkeypatch.chdir(tmp_path)
+        exec(code, {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = (ROOT / "mkdocs.yml").read_text()
+    pages = [path.relative_to(ROOT / "docs") for path in PAGES if (ROOT / "docs") in path.parents]
+    assert not [str(page) for page in pages if str(page) not in listed]
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    module = runpy.run_path(str(ROOT / "docs" / "generate_reference.py"))
+    assert module["TARGET"].read_text() == module["reference"](), "run `make docs`"

@@ -1,0 +1,1 @@
+"""Kernels: the parts of a step that decide its speed and memory."""

@@ -1,0 +1,52 @@
+"""What is watched beside the losses, at temperature 1 and without gradient, one value per token."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from nexus.batch import Targets
+from nexus.objectives import divergences
+from nexus.objectives.output import align
+from nexus.objectives.task import negative_log_likelihood
+from nexus.signals import Scores, Support
+
+
+def forward_kl(
+    student: Scores, teacher: Scores | Support | None, targets: Targets
+) -> Float[Tensor, " n"]:
+    """KL(teacher || student) on the teacher's support."""
+    return divergences.forward_kl(*align(student, _present(teacher), 1.0, sampled=True))
+
+
+def reverse_kl(
+    student: Scores, teacher: Scores | Support | None, targets: Targets
+) -> Float[Tensor, " n"]:
+    """KL(student || teacher) on the teacher's support."""
+    return divergences.reverse_kl(*align(student, _present(teacher), 1.0, sampled=False))
+
+
+def agreement(
+    student: Scores, teacher: Scores | Support | None, targets: Targets
+) -> Float[Tensor, " n"]:
+    """1 where the teacher's most likely token is also the student's, else 0."""
+    teacher = _present(teacher)
+    if isinstance(teacher, Scores):
+        top = teacher.logits.argmax(-1)
+    else:
+        best = teacher.log_probs.argmax(-1, keepdim=True)
+        top = teacher.ids.gather(-1, best).squeeze(-1)
+    return (student.logits.argmax(-1) == top).float()
+
+
+def nll(
+    student: Scores, teacher: Scores | Support | None, targets: Targets
+) -> Float[Tensor, " n"]:
+    """-log q(target)."""
+    return negative_log_likelihood(student, targets)
+
+
+def _present(teacher: Scores | Support | None) -> Scores | Support:
+    if teacher is None:
+        raise ValueError("a comparison with the teacher needs what the teacher said")
+    return teacher

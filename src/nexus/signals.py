@@ -1,0 +1,166 @@
+"""Signals: what a model reveals on a batch. Distributions over the next token live on a support."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Flag, auto
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Signal(Flag):
+    """Kinds of signal. A teacher fits an objective when it provides all that the objective needs."""
+
+    NONE = 0
+    DISTRIBUTION = auto()
+    """The next token's distribution on some support."""
+    FULL_VOCABULARY = auto()
+    """The support is the whole vocabulary."""
+    TOKEN_LOGPROBS = auto()
+    HIDDEN = auto()
+    ATTENTION = auto()
+    TEXT = auto()
+
+    @property
+    def names(self) -> str:
+        return ", ".join(str(signal.name) for signal in self) or "nothing"
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What a head does after its matrix product: `cap(scale · (products + bias))`, in fp32."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+    """Gemma's soft cap c: `c · tanh(z / c)`."""
+
+    def __call__(
+        self, products: Float[Tensor, "n v"], bias: Float[Tensor, " v"] | None = None
+    ) -> Float[Tensor, "n v"]:
+        logits = products.float()
+        if bias is not None:
+            logits = logits + bias.float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+
+@dataclass(frozen=True)
+class Head:
+    """A language-model head: `logits = finish(h Wᵀ, b)`, over the real vocabulary only.
+
+    `vocabulary` is the number of rows that stand for tokens; 0 means all of them. Rows of padding
+    beyond it are never multiplied, which gives them probability zero and no gradient.
+    """
+
+    weight: Float[Tensor, "padded hidden"]
+    bias: Float[Tensor, " padded"] | None = None
+    finish: Finish = Finish()
+    vocabulary: int = 0
+
+    def __post_init__(self) -> None:
+        if self.vocabulary == 0:
+            object.__setattr__(self, "vocabulary", self.weight.shape[0])
+
+    @property
+    def rows(self) -> Float[Tensor, "v hidden"]:
+        return self.weight[: self.vocabulary]
+
+    @property
+    def biases(self) -> Float[Tensor, " v"] | None:
+        return None if self.bias is None else self.bias[: self.vocabulary]
+
+    def logits(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n v"]:
+        """Finished fp32 logits of a few positions. For many, use the chunked head."""
+        return self.finish(hidden @ self.rows.to(hidden.dtype).t(), self.biases)
+
+
+class Scores:
+    """A distribution over the whole vocabulary, as logits with their normalisers by temperature.
+
+    The normaliser at T is logsumexp(z / T). One that is given is used as it is, which lets a kernel
+    compute it once; any other is computed when it is asked for.
+    """
+
+    def __init__(
+        self, logits: Float[Tensor, "n v"], normalizers: Mapping[float, Tensor] | None = None
+    ) -> None:
+        self.logits = logits
+        self._normalizers = dict(normalizers or {})
+
+    def normalizer(self, temperature: float = 1.0) -> Float[Tensor, " n"]:
+        if temperature not in self._normalizers:
+            self._normalizers[temperature] = torch.logsumexp(self.logits / temperature, dim=-1)
+        return self._normalizers[temperature]
+
+    def log_probs(self, temperature: float = 1.0) -> Float[Tensor, "n v"]:
+        """Log-probabilities of the distribution softened by `temperature`."""
+        return self.logits / temperature - self.normalizer(temperature).unsqueeze(-1)
+
+    def detach(self) -> Scores:
+        normalizers = {t: value.detach() for t, value in self._normalizers.items()}
+        return Scores(self.logits.detach(), normalizers)
+
+
+class Distribution(ABC):
+    """What a model says about the next token at each of n target positions."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Support(Distribution):
+    """Log-probabilities written out on k ids of the vocabulary, at temperature 1.
+
+    `rest` is the log of the mass outside the k ids (the tail bucket). Without it the k values are
+    an unbiased estimate of mass one, as drawn by random sampling (arXiv:2503.16870).
+    """
+
+    log_probs: Float[Tensor, "n k"]
+    ids: Int[Tensor, "n k"]
+    rest: Float[Tensor, " n"] | None = None
+
+    def __len__(self) -> int:
+        return self.log_probs.shape[0]
+
+    def part(self, start: int, stop: int) -> Support:
+        return Support(
+            self.log_probs[start:stop],
+            self.ids[start:stop],
+            None if self.rest is None else self.rest[start:stop],
+        )
+
+
+@dataclass(frozen=True)
+class Headed(Distribution):
+    """A distribution that is not written out: final hidden states and the head to be applied."""
+
+    hidden: Float[Tensor, "n hidden"]
+    head: Head
+
+    def __len__(self) -> int:
+        return self.hidden.shape[0]
+
+
+@dataclass(frozen=True)
+class Dense(Distribution):
+    """Logits or log-probabilities over the whole vocabulary, written out. For small things."""
+
+    logits: Float[Tensor, "n v"]
+
+    def __len__(self) -> int:
+        return self.logits.shape[0]
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a model revealed on one batch, at the target positions in row-major order."""
+
+    distribution: Distribution | None = None

@@ -1,0 +1,1 @@
+"""From files to `nexus.batch.Batch`: sources, chat templates, packing, mixing, loading."""

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from nexus.evaluation import speed as module
+from nexus.evaluation.speed import peak_memory_gib, speed
+
+
+def test_both_are_timed_in_turns_within_the_budget(tiny_model: Any) -> None:
+    teacher, student = tiny_model(layers=2), tiny_model(layers=1)
+    student.train()
+    start = time.perf_counter()
+    found = speed(teacher, student, prompt_tokens=16, new_tokens=4, seconds=3.0)
+    assert time.perf_counter() - start < 15
+    assert found.student.decode.n == found.teacher.prefill.n == found.speedup["decode"].n > 1
+    assert student.training
+    for estimate in (found.student.decode, found.teacher.prefill, found.speedup["prefill"]):
+        assert estimate.low is not None and estimate.high is not None
+        assert 0 < estimate.low <= estimate.value <= estimate.high
+    assert found.student.dtype == "float32"
+    assert found.threads == torch.get_num_threads()
+    assert (found.prompt_tokens, found.new_tokens, found.batch) == (16, 4, 1)
+
+
+def test_one_round_always_completes(tiny_model: Any) -> None:
+    model = tiny_model()
+    found = speed(model, model, prompt_tokens=8, new_tokens=2, seconds=0.0)
+    assert found.student.decode.n == 1
+    assert found.student.decode.low is None
+
+
+def test_a_slower_model_is_measured_as_slower(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is replaced by one that ticks once a layer and call, so the ratio is exact."""
+    clock = 0.0
+
+    def tick(model: torch.nn.Module, *_: Any) -> None:
+        nonlocal clock
+        clock += len(model.model.layers)
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock)
+    teacher, student = tiny_model(layers=4), tiny_model(layers=1)
+    for model in (teacher, student):
+        model.register_forward_hook(tick)
+    found = speed(teacher, student, prompt_tokens=12, new_tokens=3, seconds=100.0)
+    assert found.speedup["decode"].value == found.speedup["prefill"].value == 4
+    assert found.teacher.prefill.value == 12 / 4
+    assert found.student.decode.value == 3 / (3 * 1)
+
+
+def test_decoding_reads_one_token_at_a_time_from_the_cache(tiny_model: Any) -> None:
+    model, seen = tiny_model(), []
+
+    def watch(_: Any, __: Any, arguments: dict[str, Any]) -> None:
+        cache = arguments.get("past_key_values")
+        held = cache.get_seq_length() if isinstance(cache, DynamicCache) else 0
+        seen.append((arguments["input_ids"].shape[1], held))
+
+    model.register_forward_pre_hook(watch, with_kwargs=True)
+    speed(model, model, prompt_tokens=10, new_tokens=3, seconds=0.0)
+    assert seen[-4:] == [(10, 0), (1, 10), (1, 11), (1, 12)]
+
+
+def test_a_short_context_shrinks_prompt_and_continuation(tiny_model: Any) -> None:
+    short = tiny_model(context=32)
+    found = speed(tiny_model(), short, prompt_tokens=48, new_tokens=16, seconds=0.0)
+    assert (found.prompt_tokens, found.new_tokens) == (24, 8)
+
+
+def test_peak_memory_never_falls() -> None:
+    before = peak_memory_gib(torch.device("cpu"))
+    block = torch.ones(2**24)
+    after = peak_memory_gib(torch.device("cpu"))
+    del block
+    assert 0 < before <= after == peak_memory_gib(torch.device("cpu"))

@@ -39,9 +39,7 @@ def agreement(
     return (student.logits.argmax(-1) == top).float()
 
 
-def nll(
-    student: Scores, teacher: Scores | Support | None, targets: Targets
-) -> Float[Tensor, " n"]:
+def nll(student: Scores, teacher: Scores | Support | None, targets: Targets) -> Float[Tensor, " n"]:
     """-log q(target)."""
     return negative_log_likelihood(student, targets)
 

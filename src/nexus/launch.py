@@ -1,0 +1,50 @@
+"""Start the process again with memory settings that must be there before Python is.
+
+On a CPU, training is bound by first touches of memory: large blocks that are returned to the system
+and asked for again at every layer. Huge pages and an allocator that keeps its blocks make a step
+1.1 to 1.3 times faster (benchmarks/step.py). Neither changes a result.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import platform
+import sys
+
+MARK = "NEXUS_MEMORY"
+"""Set in the restarted process; says which settings it runs with."""
+
+
+def relaunch() -> None:
+    """Replace this process by itself with better memory settings, once, where there are any."""
+    settings = memory_settings()
+    if MARK in os.environ or not settings:
+        return
+    environment = {**os.environ, **settings, MARK: describe(settings)}
+    os.execve(sys.executable, [sys.executable, "-m", "nexus", *sys.argv[1:]], environment)
+
+
+def memory_settings() -> dict[str, str]:
+    """Environment variables to add; none on another system than Linux or beside a user's own."""
+    if platform.system() != "Linux" or "LD_PRELOAD" in os.environ:
+        return {}
+    settings = {"THP_MEM_ALLOC_ENABLE": "1"}  # PyTorch's own switch for huge pages
+    tcmalloc = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
+    if tcmalloc:
+        settings["LD_PRELOAD"] = tcmalloc
+    elif platform.libc_ver()[0] == "glibc":
+        # Keep freed blocks instead of giving them back; all from the one heap that grows.
+        settings |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+    return {name: value for name, value in settings.items() if name not in os.environ}
+
+
+def describe(settings: dict[str, str]) -> str:
+    words = []
+    if "THP_MEM_ALLOC_ENABLE" in settings:
+        words.append("huge pages")
+    if "LD_PRELOAD" in settings:
+        words.append("tcmalloc")
+    if "MALLOC_MMAP_MAX_" in settings:
+        words.append("freed memory kept")
+    return ", ".join(words)

@@ -1,0 +1,1 @@
+"""Recipe: the YAML that says everything about a run."""

@@ -1,0 +1,76 @@
+"""Recipe and Stage: the whole of what a run can be told. The unions here list all that exists."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from nexus.data.loader import DataSpec
+from nexus.objectives.weighted_sum import AnyObjective
+from nexus.spec import Spec
+from nexus.students import AnyStudent
+from nexus.teachers.local import LocalTeacherSpec
+from nexus.training.settings import TrainSpec
+
+AnyTeacher = LocalTeacherSpec
+"""Every teacher a recipe can name."""
+
+Objectives = Annotated[tuple[AnyObjective, ...], Field(min_length=1)]
+
+
+class Stage(Spec):
+    """One phase of training with objectives and settings of its own."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """Names its checkpoints and its curves."""
+    objectives: Objectives
+    train: TrainSpec
+
+
+class EvaluateSpec(Spec):
+    """What is measured at the end of a run, besides fidelity on the held-out documents."""
+
+    speed_seconds: float = Field(default=20.0, ge=0)
+    """How long teacher and student are timed in turns; 0 leaves speed out."""
+    samples: int = Field(default=3, ge=0)
+    """How many held-out documents both continue, to be read side by side."""
+    sample_tokens: int = Field(default=40, ge=1)
+
+
+class Recipe(Spec):
+    """A run: which teacher, which student, which text, which losses, how long."""
+
+    output: str
+    """The run directory."""
+    seed: int = 0
+    teacher: AnyTeacher
+    student: AnyStudent
+    data: DataSpec
+    objectives: Objectives | None = None
+    """The terms of the loss, when there is one stage."""
+    train: TrainSpec | None = None
+    """How the one stage trains."""
+    stages: tuple[Stage, ...] = ()
+    """Several stages, one after another on one student, instead of `objectives` and `train`."""
+    evaluate: EvaluateSpec = EvaluateSpec()
+
+    @model_validator(mode="after")
+    def _has_stages(self) -> Self:
+        single = self.objectives is not None and self.train is not None
+        if self.stages and (self.objectives is not None or self.train is not None):
+            raise ValueError("'stages' replaces 'objectives' and 'train': keep one or the other")
+        if not self.stages and not single:
+            missing = "objectives" if self.objectives is None else "train"
+            raise ValueError(f"'{missing}' is missing: add it, or a list of 'stages'")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError("two stages share a name: give each its own")
+        return self
+
+    @property
+    def all_stages(self) -> tuple[Stage, ...]:
+        """The stages as a list, also when the recipe writes a single one without its name."""
+        if self.objectives is not None and self.train is not None:
+            return (Stage(name="train", objectives=self.objectives, train=self.train),)
+        return self.stages

@@ -1,0 +1,78 @@
+"""The dashboards that metrics can be sent to: trackio (local, no account), TensorBoard, W&B."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nexus.errors import UsageError
+
+PROJECT = "nexus"
+
+
+class Trackio:
+    """A local dashboard: `trackio show --project nexus` opens it, now or later."""
+
+    def start(self, run: Path, settings: Mapping[str, Any]) -> None:
+        import trackio
+
+        self._trackio = trackio
+        # It prints a write token, which has no place in a terminal that gets recorded.
+        with contextlib.redirect_stdout(io.StringIO()):
+            trackio.init(
+                project=PROJECT, name=run.name, config=dict(settings), resume="allow", embed=False
+            )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._trackio.log(dict(values), step=step)
+
+    def finish(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._trackio.finish()  # type: ignore[no-untyped-call]
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard."""
+
+    def start(self, run: Path, settings: Mapping[str, Any]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise _absent("tensorboard", "tensorboard") from None
+        self._writer = SummaryWriter(str(run / "tensorboard"))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def finish(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
+
+    def start(self, run: Path, settings: Mapping[str, Any]) -> None:
+        try:
+            import wandb  # type: ignore[import-not-found]
+        except ImportError:
+            raise _absent("wandb", "wandb") from None
+        self._run = wandb.init(
+            project=PROJECT, name=run.name, dir=str(run), config=dict(settings), resume="allow"
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def finish(self) -> None:
+        self._run.finish()
+
+
+def _absent(name: str, extra: str) -> UsageError:
+    return UsageError(
+        f"train.dashboard is '{name}', which is not installed. "
+        f"Install nexus-distillation[{extra}] or set train.dashboard: trackio"
+    )

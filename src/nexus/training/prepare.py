@@ -1,0 +1,74 @@
+"""A student made ready for training: adapter, precision, checkpointing, compiled layers."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from nexus.errors import UsageError
+from nexus.kernels.decoder import compile_layers
+from nexus.training.optimizer import refuse_lost_updates
+from nexus.training.settings import LoraSpec, TrainSpec
+
+COMPILE_FROM = 10_000_000
+"""Parameters from which compiling pays for itself within minutes."""
+
+
+def prepare(student: PreTrainedModel, settings: TrainSpec) -> nn.Module:
+    """The module to train; `student` itself, or wrapped with an adapter.
+
+    Raises:
+        UsageError: for bf16 weights at a rate that cannot move them, or LoRA without PEFT.
+    """
+    student.config.use_cache = False
+    if settings.precision == "pure_bf16":
+        cast(nn.Module, student).to(torch.bfloat16)
+    if settings.gradient_checkpointing:
+        cast(Any, student).gradient_checkpointing_enable({"use_reentrant": False})
+    model: nn.Module = student
+    if settings.lora is not None:
+        model = _with_adapter(student, settings.lora)
+        if settings.gradient_checkpointing:
+            cast(Any, student).enable_input_require_grads()
+    refuse_lost_updates(model, settings.learning_rate)
+    if compiles(settings, student):
+        compile_layers(model)
+    return model
+
+
+def compiles(settings: TrainSpec, student: nn.Module) -> bool:
+    """Whether layers and losses are compiled: as told, or by the student's size."""
+    if settings.compile == "auto":
+        return sum(p.numel() for p in student.parameters()) >= COMPILE_FROM
+    return settings.compile
+
+
+def finish(model: nn.Module) -> PreTrainedModel:
+    """The plain transformers model, an adapter merged into its weights."""
+    if isinstance(model, PreTrainedModel):
+        return model
+    return cast(PreTrainedModel, cast(Any, model).merge_and_unload())
+
+
+def _with_adapter(student: PreTrainedModel, lora: LoraSpec) -> nn.Module:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise UsageError(
+            "train.lora needs PEFT, which is not installed. Install nexus-distillation[lora]"
+        ) from None
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return cast(nn.Module, get_peft_model(student, config))
+    except ValueError as error:
+        raise UsageError(f"train.lora.targets is {lora.targets!r}: {error}") from None

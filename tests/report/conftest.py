@@ -152,7 +152,8 @@ def a_step(step: int) -> dict[str, Any]:
     kl = 0.66 + 4.9 * math.exp(-step / 15) + noise
     return {
         "step": step,
-        "tokens": 2048,
+        "stage": "main",
+        "targets": 2048,
         "loss": 0.5 * kl + 0.5 * (kl + 2.7),
         "terms": {"output": kl, "task": kl + 2.7},
         "kl": kl,

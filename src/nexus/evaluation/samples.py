@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
-    GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -50,7 +49,7 @@ def _continue(
         pad_token_id=tokenizer.eos_token_id,
         use_cache=True,
     )
-    written = cast(GenerationMixin, model).generate(
+    written = cast(Any, model).generate(
         ids, attention_mask=torch.ones_like(ids), generation_config=settings
     )
     ids_written = cast(Tensor, written)[0, ids.shape[1] :]

@@ -134,18 +134,14 @@ def _training(files: RunFiles) -> str:
     """One line under the curves' title."""
     if not files.steps:
         return ""
-    seconds = [step["tokens"] / step["tokens_per_second"] for step in files.steps if _timed(step)]
+    seconds = sum(step.get("seconds") or 0.0 for step in files.steps)
     peaks = [step["peak_memory_gib"] for step in files.steps if step.get("peak_memory_gib")]
     said = f"{count(len(files.steps))} steps"
     if seconds:
-        said += f" in {duration(sum(seconds))} of computing"
+        said += f" in {duration(seconds)}"
     if peaks:
         said += f", {plain(max(peaks))} GiB of memory at most"
     return f"{said}. Faint: each step. Bold: running mean."
-
-
-def _timed(step: Mapping[str, Any]) -> bool:
-    return bool(step.get("tokens") and step.get("tokens_per_second"))
 
 
 def _notices(files: RunFiles) -> list[str]:

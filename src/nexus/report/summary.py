@@ -106,10 +106,10 @@ def asked(files: RunFiles) -> str:
     what = student_kind(files.recipe)
     if not files.steps:
         return f"Asked for {what}. Training has not started."
-    tokens = sum(step.get("tokens", 0) for step in files.steps)
+    targets = sum(step.get("targets", 0) for step in files.steps)
     return (
         f"Asked for {what}, trained for {count(len(files.steps))} steps "
-        f"on {short_count(tokens)} target tokens."
+        f"on {short_count(targets)} target tokens."
     )
 
 

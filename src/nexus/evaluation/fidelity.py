@@ -1,0 +1,248 @@
+"""How closely a student follows its teacher on held-out documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from nexus.batch import PADDING, Batch, Targets
+from nexus.errors import NexusError
+from nexus.evaluation.bootstrap import Bootstrap
+from nexus.evaluation.mode import observing
+from nexus.evaluation.retention import Totals
+from nexus.kernels.chunked_head import Workspace, observe
+from nexus.kernels.lm_head import Trunk
+from nexus.objectives.observers import agreement, forward_kl, nll, reverse_kl
+from nexus.results import Estimate, Quality, Unit
+from nexus.signals import Distribution, Headed, Scores, Signal, Support
+from nexus.teachers.teacher import Teacher
+
+WANTED = Signal.DISTRIBUTION | Signal.FULL_VOCABULARY
+
+
+def teacher_nll(
+    student: Scores, teacher: Scores | Support | None, targets: Targets
+) -> Float[Tensor, " n"]:
+    """-log p(target) of the teacher: the student's observer with the teacher in its place."""
+    if not isinstance(teacher, Scores):
+        raise ValueError("the teacher's likelihood needs its distribution over all tokens")
+    return nll(teacher, None, targets)
+
+
+OBSERVED = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "agreement": agreement,
+    "student_nll": nll,
+    "teacher_nll": teacher_nll,
+}
+"""What is summed by document, all at temperature 1."""
+
+COLUMNS = ("tokens", "bytes", *OBSERVED)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Sums by document, from which every score and every paired comparison is computed.
+
+    `documents` is a structured array with a `key` and the `COLUMNS`, sorted by key, so that row i
+    is the same document for every student measured on the same data.
+    """
+
+    documents: ndarray
+
+    @property
+    def tokens(self) -> int:
+        return int(self.documents["tokens"].sum())
+
+    @property
+    def bytes(self) -> int:
+        return int(self.documents["bytes"].sum())
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def per_token(self, column: str) -> Totals:
+        """A column as a mean over tokens, for `nexus.evaluation.retention`."""
+        return Totals(self.documents[column], self.documents["tokens"])
+
+    def student(self, seed: int = 0) -> Quality:
+        """What the student scores against its teacher and on the text itself."""
+        sums = _Sums(self.documents, seed)
+        return Quality(
+            forward_kl=sums.per_token("forward_kl", "nats"),
+            reverse_kl=sums.per_token("reverse_kl", "nats"),
+            agreement=sums.per_token("agreement", "share"),
+            nll=sums.per_token("student_nll", "nats"),
+            perplexity=sums.perplexity("student_nll"),
+            bits_per_byte=sums.bits_per_byte("student_nll"),
+        )
+
+    def teacher(self, seed: int = 0) -> Quality:
+        """What the teacher scores on the text."""
+        sums = _Sums(self.documents, seed)
+        return Quality(
+            nll=sums.per_token("teacher_nll", "nats"),
+            perplexity=sums.perplexity("teacher_nll"),
+            bits_per_byte=sums.bits_per_byte("teacher_nll"),
+        )
+
+    def save(self, path: Path) -> None:
+        """Keep the sums, so that a later student can be compared on the same documents."""
+        with path.open("wb") as file:
+            np.save(file, self.documents, allow_pickle=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Fidelity:
+        return cls(np.load(path, allow_pickle=False))
+
+
+def measure(
+    student: Trunk,
+    teacher: Teacher | Trunk,
+    batches: Iterable[Batch],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    autocast: torch.dtype | None = None,
+) -> Fidelity:
+    """Run teacher and student once over `batches` and sum up by document.
+
+    The student runs in eval mode without gradient; its own modes are restored afterwards. Products
+    with the heads and everything after them are fp32. A document that lies in several rows, by its
+    key, is one document.
+
+    Args:
+        student: the student's body and head.
+        teacher: must provide the distribution over the whole vocabulary; or a model cut in two.
+        batches: the held-out documents, packed.
+        tokenizer: turns targets back into text, whose UTF-8 bytes bits per byte are counted over.
+            A special token has no bytes. Without it bits per byte are absent.
+        autocast: the type the student's body computes in; its weights' own when absent.
+
+    Raises:
+        NexusError: if there is no target at all, or a model's outputs are not finite.
+    """
+    sums: dict[str, ndarray] = {}
+    workspace = Workspace()
+    with observing(student.model):
+        for batch in batches:
+            values = _values(student, teacher, batch, autocast, workspace)
+            for key, tokens, value in _by_document(batch, values):
+                row = np.array([len(tokens), _byte_count(tokens, tokenizer), *value])
+                sums[key] = sums[key] + row if key in sums else row
+    if not sums:
+        raise NexusError("The held-out data has no target token. Give `data.heldout` more text.")
+    return Fidelity(_table(sums))
+
+
+def _values(
+    student: Trunk,
+    teacher: Teacher | Trunk,
+    batch: Batch,
+    autocast: torch.dtype | None,
+    workspace: Workspace,
+) -> Float[ndarray, "observed n"]:
+    batch = batch.to(student.head().weight.device)
+    device = batch.targets.device.type
+    with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
+        hidden = student.hidden(batch)[batch.is_target]
+    with torch.autocast(device, enabled=False):
+        told = _told(teacher, batch)
+        seen = observe(
+            Headed(hidden.float(), student.head()),
+            told,
+            batch.at_targets(),
+            list(OBSERVED.values()),
+            workspace=workspace,
+        )
+    return seen.double().cpu().numpy()
+
+
+def _told(teacher: Teacher | Trunk, batch: Batch) -> Distribution | None:
+    if isinstance(teacher, Trunk):
+        with observing(teacher.model):
+            hidden = teacher.hidden(batch)[batch.is_target]
+        return Headed(hidden.float(), teacher.head())
+    told = teacher.signals(batch, WANTED).distribution
+    return Headed(told.hidden.float(), told.head) if isinstance(told, Headed) else told
+
+
+def _by_document(
+    batch: Batch, values: Float[ndarray, "observed n"]
+) -> Iterator[tuple[str, Int[ndarray, " tokens"], Float[ndarray, " observed"]]]:
+    """Each document of the batch that has targets: its key, its targets, its sums."""
+    targets = batch.targets[batch.is_target].cpu().numpy()
+    numbers = batch.documents[batch.is_target].cpu().numpy()
+    rows = batch.is_target.nonzero()[:, 0].cpu().numpy()
+    for row in np.unique(rows):
+        in_row = rows == row
+        keys = _keys(batch, int(row))
+        for number in np.unique(numbers[in_row]):
+            here = in_row & (numbers == number)
+            yield keys[int(number)], targets[here], values[:, here].sum(axis=1)
+
+
+def _keys(batch: Batch, row: int) -> dict[int, str]:
+    """From document numbers to keys, both in their order in the row."""
+    numbers = [n for n in dict.fromkeys(batch.documents[row].tolist()) if n != PADDING]
+    keys: Sequence[str] = batch.keys[row]
+    if len(keys) != len(numbers):
+        raise ValueError(f"row {row} has {len(numbers)} documents but {len(keys)} keys")
+    return dict(zip(numbers, keys, strict=True))
+
+
+def _byte_count(tokens: Int[ndarray, " n"], tokenizer: PreTrainedTokenizerBase | None) -> int:
+    if tokenizer is None:
+        return 0
+    text = tokenizer.decode(
+        tokens.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return len(str(text).encode("utf-8", errors="surrogatepass"))
+
+
+def _table(sums: dict[str, ndarray]) -> ndarray:
+    keys = sorted(sums)
+    width = max(len(key) for key in keys)
+    layout = [("key", f"U{max(1, width)}"), *((name, "f8") for name in COLUMNS)]
+    table = np.array([(key, *sums[key]) for key in keys], dtype=layout)
+    for name in OBSERVED:
+        bad = table["key"][~np.isfinite(table[name])]
+        if len(bad):
+            raise NexusError(
+                f"{name} is not finite in {len(bad)} of {len(table)} held-out documents (first: "
+                f"'{bad[0]}'). The model overflowed or is damaged: evaluate it in fp32."
+            )
+    return table
+
+
+class _Sums:
+    """One bootstrap of a table, and the statistics of its columns."""
+
+    def __init__(self, documents: ndarray, seed: int) -> None:
+        columns = np.stack([documents[name] for name in COLUMNS], axis=1)
+        self._bootstrap = Bootstrap.of(columns, seed=seed)
+        self._has_bytes = bool((documents["bytes"] > 0).all())
+
+    def per_token(self, column: str, unit: Unit) -> Estimate:
+        return self._ratio(column, "tokens", unit)
+
+    def perplexity(self, column: str) -> Estimate:
+        over, under = COLUMNS.index(column), COLUMNS.index("tokens")
+        return self._bootstrap.estimate(lambda sums: np.exp(sums[:, over] / sums[:, under]))
+
+    def bits_per_byte(self, column: str) -> Estimate | None:
+        if not self._has_bytes:
+            return None
+        return self._ratio(column, "bytes", "bits/byte", 1 / np.log(2))
+
+    def _ratio(self, over: str, under: str, unit: Unit, scale: float = 1.0) -> Estimate:
+        top, bottom = COLUMNS.index(over), COLUMNS.index(under)
+        return self._bootstrap.estimate(lambda sums: scale * sums[:, top] / sums[:, bottom], unit)

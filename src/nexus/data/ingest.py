@@ -126,10 +126,13 @@ class Ingest:
         label = self.source.label
         if not self._counts["rows"]:
             return f"{label}: the data set is empty. Name one that has rows."
-        why = [f"{fault.place}: {fault.reason}" for fault in self.faults.listed[:3]]
-        if self._counts["dropped"]:
-            why.append(f"{self._counts['dropped']} rows are over sequence_length {self._length}")
-        return f"{label}: no row can be used. " + ". ".join(why)
+        why = f"{self.faults.count} of {self._counts['rows']} were skipped"
+        if self.faults.listed:
+            fault = self.faults.listed[0]
+            why += f", the first ({fault.place}) because {fault.reason}"
+        if dropped := self._counts["dropped"]:
+            why += f"; {dropped} dropped, being over sequence_length {self._length}"
+        return f"{label}: no row can be used: {why}."
 
     def summary(self, *, streamed: bool = False) -> SourceSummary:
         """What was read so far."""

@@ -50,7 +50,7 @@ def _object(line: bytes | None) -> dict[str, Any]:
         raise BadRow(f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB: split the document")
     if line.startswith(BYTE_ORDER_MARK):
         raise BadRow("the line starts with a byte order mark: save the file as UTF-8 without BOM")
-    value = _parse(_decode(line))
+    value = _parse(_decode(line.rstrip(b"\r\n")))
     if not isinstance(value, dict):
         raise BadRow(f"the line holds {_json_kind(value)}, not an object {{…}}")
     if b"\\u" in line:
@@ -72,7 +72,8 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise BadRow(f"column {error.colno}: not JSON: {error.msg}") from None
+        reason = error.msg.removesuffix(" at")
+        raise BadRow(f"column {error.colno}: not JSON: {reason}") from None
     except RecursionError:
         raise BadRow("the values are nested too deeply") from None
     except ValueError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -29,7 +29,7 @@ from nexus.spec import Spec
 class DataSpec(Spec):
     """What to train and to evaluate on."""
 
-    sources: tuple[AnySource, ...] = Field(min_length=1)
+    sources: tuple[AnySource, ...]
     """What to train on."""
     heldout: tuple[AnySource, ...] = ()
     """What to evaluate on: never trained on, never shuffled."""
@@ -45,6 +45,13 @@ class DataSpec(Spec):
     """What becomes of rows that cannot be used: `skip` counts and lists them."""
     special_tokens: SpecialTokens = "escape"
     """Text that spells a special token stays text. `parse`: the data was rendered beforehand."""
+
+    @field_validator("sources")
+    @classmethod
+    def _not_empty(cls, sources: tuple[AnySource, ...]) -> tuple[AnySource, ...]:
+        if not sources:
+            raise ValueError("there must be something to train on: name a source")
+        return sources
 
 
 class Batches:

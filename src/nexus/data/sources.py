@@ -163,13 +163,13 @@ class Hub(Source):
                 revision=self.revision,
                 streaming=self.streaming,
             )
+            yield from _dataset_rows(data, self.label)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise UsageError(
-                f"{self.label}: split '{self.split}' cannot be loaded from the hub: {error}. "
+                f"{self.label}: split '{self.split}' cannot be read from the hub: {error}. "
                 "Check name, subset, split and revision, the network, and `hf auth login` for "
                 "gated data; or save the data set to a directory and use kind: dataset."
             ) from error
-        return _dataset_rows(data, self.label)
 
 
 class InMemory(Source):

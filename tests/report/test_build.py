@@ -145,12 +145,11 @@ def test_models_timed_in_different_types_are_said_to_be(run: Path, evaluation: E
     assert "not of size alone" in Page(build(run)).text
 
 
-def test_data_without_splits_is_a_list(run: Path) -> None:
-    (run / "environment.json").write_text(
-        json.dumps({"data": {"rows": 12, "by": {"task": "math"}}})
-    )
-    text = Page(build(run)).text
-    assert "rows 12" in text and "by.task math" in text
+def test_trained_on_heldout_documents_are_a_notice(run: Path) -> None:
+    environment = json.loads((run / "environment.json").read_text())
+    environment["data"]["contaminated"] = 3
+    (run / "environment.json").write_text(json.dumps(environment))
+    assert Page(build(run)).text.count("3 held-out documents are training documents too") == 2
 
 
 def test_something_else_is_refused(tmp_path: Path) -> None:

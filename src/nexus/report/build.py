@@ -1,9 +1,9 @@
 """`report.html`: one file that needs no network and no script, and says what it does not know.
 
 It is made from whatever a run directory holds: `recipe.yaml` (required), `metrics.jsonl`,
-`evaluation.json` (see `nexus.results`) and `environment.json`. Of the last, `data` (names and
-numbers, or one such table a split) and `notices` (a list of sentences) have sections of their own;
-everything else is listed under its dotted name.
+`evaluation.json` (see `nexus.results`) and `environment.json`. Of the last, `data` (the summary of
+`nexus.data.corpus`) and `notices` (a list of sentences) have sections of their own; everything else
+is listed under its dotted name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from nexus.report.data import contamination, data_view
 from nexus.report.plots import Plot, curves
 from nexus.report.reading import RunFiles, read_run
 from nexus.report.summary import comparison, gaps, headline, teacher_name
@@ -71,7 +72,7 @@ def render(files: RunFiles) -> str:
         plots=[_Figure(plot) for plot in curves(files.steps, files.evaluation)],
         training=_training(files),
         samples=evaluation.samples,
-        data=_data(files.environment.get("data")),
+        data=data_view(files.environment.get("data")),
         recipe=files.recipe_text,
         environment=_environment(files.environment),
         notices=_notices(files),
@@ -152,28 +153,11 @@ def _notices(files: RunFiles) -> list[str]:
         "environment.json (the machine is not known)": files.environment,
     }
     notices += [f"This run has no {what}." for what, found in missing.items() if not found]
+    if shared := (files.environment.get("data") or {}).get("contaminated"):
+        notices.append(contamination(shared))
     if files.unreadable_steps:
         notices.append(f"Lines of metrics.jsonl that could not be read: {files.unreadable_steps}.")
     return notices
-
-
-@dataclass(frozen=True)
-class DataTable:
-    """Splits across, quantities down."""
-
-    columns: list[str]
-    rows: list[tuple[str, list[str]]]
-
-
-def _data(data: Any) -> DataTable | None:
-    if not isinstance(data, Mapping) or not data:
-        return None
-    if all(isinstance(part, Mapping) for part in data.values()):
-        parts = {name: dict(_flat(part)) for name, part in data.items()}
-        names = list(dict.fromkeys(name for part in parts.values() for name in part))
-        rows = [(name, [part.get(name, "–") for part in parts.values()]) for name in names]
-        return DataTable([str(name) for name in parts], rows)
-    return DataTable([], [(name, [value]) for name, value in _flat(data)])
 
 
 def _environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -232,14 +232,12 @@ def collate(
 
 
 def from_padded(
-    input_ids: Int[Tensor, "rows length"],
-    labels: Int[Tensor, "rows length"] | None = None,
-    attention_mask: Tensor | None = None,
+    input_ids: Tensor, labels: Tensor | None = None, attention_mask: Tensor | None = None
 ) -> Batch:
     """Padded tensors as Hugging Face models take them → a batch, one document a row.
 
     Args:
-        input_ids: Padded on the left, on the right, or not at all.
+        input_ids: `[rows, length]`, padded on the left, on the right, or not at all.
         labels: As for Hugging Face models: not shifted, -100 where there is no target. None: every
             token but the first of a row is a target.
         attention_mask: 1 for tokens, 0 for padding. None: no padding.
@@ -292,18 +290,24 @@ def _check_padded(ids: Tensor, labels: Tensor, mask: Tensor) -> None:
             )
     if labels.is_floating_point():
         raise UsageError(f"labels are of type {labels.dtype}. Give token ids as integers.")
-    if bool(((labels < 0) & (labels != IGNORED)).any()):
+    real = mask != 0
+    begins = (real[:, 1:] & ~real[:, :-1]).sum(dim=1) + real[:, 0]
+    checks = (
+        (labels < 0) & (labels != IGNORED),
+        begins > 1,
+        (mask != 0) & (mask != 1),
+    )
+    # Together, so that an accelerator is waited for once.
+    negative, holes, others = torch.stack([check.any() for check in checks]).tolist()
+    if negative:
         worst = int(labels[labels != IGNORED].min())
         raise UsageError(f"labels hold {worst}. Give token ids, or {IGNORED} for no target.")
-    real = mask != 0
-    if bool(((real[:, 1:] & ~real[:, :-1]).sum(dim=1) + real[:, 0] > 1).any()):
+    if others:
+        raise UsageError("attention_mask has values other than 0 and 1. Give 1 for tokens, else 0.")
+    if holes:
         raise UsageError(
             "attention_mask has padding between tokens. Pad on the left or the right only; "
             "documents packed into one row are given through nexus.data.loader.collate."
-        )
-    if bool(((mask != 0) & (mask != 1)).any()):
-        raise UsageError(
-            "attention_mask holds values other than 0 and 1. Give 1 for tokens, else 0."
         )
 
 

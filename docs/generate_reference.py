@@ -102,6 +102,8 @@ def _yaml(value: Any) -> str:
             return '""'
         case bool():
             return str(value).lower()
+        case dict():
+            return ", ".join(f"{key}: {_yaml(inner)}" for key, inner in value.items()) or "{}"
         case _:
             return str(value)
 

@@ -13,7 +13,7 @@ import jaxtyping
 import pytest
 import torch
 from beartype import beartype
-from beartype.roar import BeartypeDecorHintPep673Exception
+from beartype.roar import BeartypeDecorHintException
 from hypothesis import settings
 
 settings.register_profile("nexus", derandomize=True, deadline=None, database=None)
@@ -21,10 +21,10 @@ settings.load_profile("nexus")
 
 
 def check_types(function: Callable[..., Any]) -> Callable[..., Any]:
-    """beartype, except for methods that return `Self`, which it knows inside whole classes only."""
+    """beartype, except for the few annotations it cannot check: `Self`, and plain protocols."""
     try:
         return beartype(function)
-    except BeartypeDecorHintPep673Exception:
+    except BeartypeDecorHintException:
         return function
 
 

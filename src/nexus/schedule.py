@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from nexus.spec import Spec
 
@@ -51,6 +51,15 @@ class WarmupStableDecay(Spec):
     decay: Share = 0.2
     """The share of the run that the fall takes."""
 
+    @model_validator(mode="after")
+    def _rise_ends_before_the_fall(self) -> Self:
+        if self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup {self.warmup} and decay {self.decay} are shares of one run and must not "
+                "exceed 1 together: lower one of them"
+            )
+        return self
+
     def value(self, step: int, steps: int) -> float:
         done = _share_done(step, steps)
         rise = min(1.0, done / self.warmup) if self.warmup else 1.0
@@ -62,7 +71,16 @@ class WarmupStableDecay(Spec):
 
 Schedule = Annotated[Linear | Cosine | WarmupStableDecay, Field(discriminator="kind")]
 
-Weight = Annotated[float, Field(ge=0)] | Schedule
+
+def _form(weight: Any) -> str:
+    return "number" if isinstance(weight, int | float | str) else "schedule"
+
+
+Weight = Annotated[
+    Annotated[float, Field(ge=0), Tag("number")] | Annotated[Schedule, Tag("schedule")],
+    Discriminator(_form),
+]
+"""A number, or a schedule. Told apart by their form, so that a mistake is explained once."""
 
 
 def weight_at(weight: float | Linear | Cosine | WarmupStableDecay, step: int, steps: int) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Signal(Flag):
-    """Kinds of signal. A teacher fits an objective when it provides all that the objective needs."""
+    """Kinds of signal. A teacher fits an objective if it provides all that the objective needs."""
 
     NONE = 0
     DISTRIBUTION = auto()
@@ -84,13 +84,16 @@ class Head:
 class Scores:
     """A distribution over the whole vocabulary, as logits with their normalisers by temperature.
 
-    The normaliser at T is logsumexp(z / T). One that is given is used as it is, which lets a kernel
-    compute it once; any other is computed when it is asked for.
+    The normaliser at T is logsumexp(z / T). A kernel gives those that it has computed, with the
+    logits that they belong to; any other is computed when it is asked for. Logits that come alone
+    are taken relative to the largest of their row, so that large ones do not cost digits.
     """
 
     def __init__(
         self, logits: Float[Tensor, "n v"], normalizers: Mapping[float, Tensor] | None = None
     ) -> None:
+        if normalizers is None:
+            logits = logits - logits.detach().amax(-1, keepdim=True)
         self.logits = logits
         self._normalizers = dict(normalizers or {})
 
@@ -119,8 +122,9 @@ class Distribution(ABC):
 class Support(Distribution):
     """Log-probabilities written out on k ids of the vocabulary, at temperature 1.
 
-    `rest` is the log of the mass outside the k ids (the tail bucket). Without it the k values are
-    an unbiased estimate of mass one, as drawn by random sampling (arXiv:2503.16870).
+    `rest` is the log of the mass outside the k ids (the tail bucket), which are then all different.
+    Without it the k values are an unbiased estimate of mass one, as drawn by random sampling
+    (arXiv:2503.16870); rows that drew fewer ids are filled up with a log-probability of -inf.
     """
 
     log_probs: Float[Tensor, "n k"]

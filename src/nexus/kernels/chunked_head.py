@@ -26,7 +26,7 @@ from torch import Tensor
 
 from nexus.batch import Targets
 from nexus.kernels.sweeps import Losses, Sweeps, TokenLoss, Told
-from nexus.signals import Dense, Distribution, Head, Headed, Scores, Support
+from nexus.signals import Dense, Distribution, Finish, Head, Headed, Scores, Support
 
 CHUNK_BYTES = 256 << 20
 """What the student's and the teacher's logits of one chunk may take together when fused."""
@@ -108,17 +108,18 @@ def observe(
     """Values per token without any gradient, chunk by chunk: what an evaluation needs."""
     memory = workspace or Workspace()
     project, tell = _Projection(student, "student", memory), _told(teacher, memory)
-    chunks = []
-    for start, stop in _chunks(student, EAGER_CHUNK_BYTES):
-        own = Scores(student.head.finish(project(start, stop), student.head.biases))
-        told = tell(start, stop)
-        if isinstance(teacher, Headed) and isinstance(told, Tensor):
-            told = teacher.head.finish(told, teacher.head.biases)
-        scores = Scores(told) if isinstance(told, Tensor) else told
-        at = Targets(*(column[start:stop] for column in targets))
-        chunks.append(torch.stack([loss(own, scores, at) for loss in observed]))
-    empty = torch.empty(len(observed), 0, device=student.hidden.device)
-    return torch.cat(chunks, dim=1) if chunks else empty
+    chunks = [torch.empty(len(observed), 0, device=student.hidden.device)]
+    with torch.autocast(student.hidden.device.type, enabled=False):
+        for start, stop in _chunks(project, EAGER_CHUNK_BYTES):
+            own = Scores(student.head.finish(project(start, stop), student.head.biases))
+            told = tell(start, stop)
+            if isinstance(told, Tensor):
+                head = teacher.head if isinstance(teacher, Headed) else None
+                told = head.finish(told, head.biases) if head else Finish()(told)
+            scores = Scores(told) if isinstance(told, Tensor) else told
+            at = Targets(*(column[start:stop] for column in targets))
+            chunks.append(torch.stack([loss(own, scores, at) for loss in observed]))
+    return torch.cat(chunks, dim=1)
 
 
 class _ChunkedHead(torch.autograd.Function):
@@ -135,19 +136,18 @@ class _ChunkedHead(torch.autograd.Function):
         sweeps: Sweeps,
         workspace: Workspace,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        dtype = _product_dtype(hidden)
+        project = _Projection(Headed(hidden, head), "student", workspace)
+        tell = _told(teacher, workspace)
+        gradients = _Gradients(project, hidden, weight, bias, ctx.needs_input_grad[:3])
+        values, observed = [weights.new_zeros(sweeps.losses.count, 0)], []
+        limit = CHUNK_BYTES if sweeps.fused else EAGER_CHUNK_BYTES
+        teacher_bias = teacher.head.biases if isinstance(teacher, Headed) else None
         with torch.autocast(hidden.device.type, enabled=False):
-            student = Headed(hidden.to(dtype), head)
-            gradients = _Gradients(student, bias, ctx.needs_input_grad[:3], hidden.dtype)
-            values, observed = [weights.new_zeros(sweeps.losses.count, 0)], []
-            limit = CHUNK_BYTES if sweeps.fused else EAGER_CHUNK_BYTES
-            project, tell = _Projection(student, "student", workspace), _told(teacher, workspace)
-            teacher_bias = teacher.head.biases if isinstance(teacher, Headed) else None
-            for start, stop in _chunks(student, limit):
+            for start, stop in _chunks(project, limit):
                 products, told = project(start, stop), tell(start, stop)
                 at = Targets(*(column[start:stop] for column in targets))
                 value, seen = sweeps(products, head.biases, told, teacher_bias, at, weights)
-                gradients.add(products, start, stop)
+                gradients.add(project, products, start, stop)
                 values.append(value)
                 observed.append(seen)
         ctx.gradients = gradients
@@ -169,32 +169,34 @@ class _Gradients:
     """Gradients summed over the chunks: those of the head in fp32, whatever its own type."""
 
     def __init__(
-        self, student: Headed, bias: Tensor | None, wanted: Sequence[bool], dtype: torch.dtype
+        self,
+        project: _Projection,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        wanted: Sequence[bool],
     ) -> None:
-        self._hidden, self._dtypes = student.hidden, (dtype, student.head.weight.dtype)
-        self._vocabulary = student.head.vocabulary
-        self._matrix = student.head.rows.to(student.hidden.dtype)
-        self._started = False
-        weight, fp32 = student.head.weight, torch.float32
-        self.hidden = torch.empty_like(student.hidden) if wanted[0] else None
+        self._dtypes, fp32 = (hidden.dtype, weight.dtype), torch.float32
+        self._used = 0
+        self.hidden = torch.empty_like(project.hidden) if wanted[0] else None
         self.weight = torch.empty_like(weight, dtype=fp32) if wanted[1] else None
         self.bias = torch.zeros_like(bias, dtype=fp32) if wanted[2] and bias is not None else None
 
-    def add(self, gradient: Tensor, start: int, stop: int) -> None:
+    def add(self, project: _Projection, gradient: Tensor, start: int, stop: int) -> None:
         """`gradient` is by the products of rows `start` to `stop`."""
-        hidden = self._hidden[start:stop]
+        hidden, vocabulary = project.hidden[start:stop], project.vocabulary
         if self.hidden is not None:
-            torch.mm(gradient, self._matrix, out=self.hidden[start:stop])
+            torch.mm(gradient, project.rows, out=self.hidden[start:stop])
         if self.weight is not None:
             # By blocks of the vocabulary, so that the product is added while it is in the cache.
-            for first in range(0, self._vocabulary, VOCABULARY_BLOCK):
-                block = slice(first, min(first + VOCABULARY_BLOCK, self._vocabulary))
+            for first in range(0, vocabulary, VOCABULARY_BLOCK):
+                block = slice(first, min(first + VOCABULARY_BLOCK, vocabulary))
                 product = gradient[:, block].t() @ hidden
                 rows = self.weight[block]
-                rows.add_(product) if self._started else rows.copy_(product)
+                rows.add_(product) if self._used else rows.copy_(product)
         if self.bias is not None:
-            self.bias[: self._vocabulary].add_(gradient.sum(0, dtype=torch.float32))
-        self._started = True
+            self.bias[:vocabulary].add_(gradient.sum(0, dtype=torch.float32))
+        self._used = vocabulary
 
     def times(self, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         hidden_dtype, head_dtype = self._dtypes
@@ -202,9 +204,8 @@ class _Gradients:
         bias = None if self.bias is None else (self.bias * upstream).to(head_dtype)
         if self.weight is None:
             return hidden, None, bias
-        used = self._vocabulary if self._started else 0
-        self.weight[used:].zero_()
-        self.weight[:used].mul_(upstream)
+        self.weight[self._used :].zero_()
+        self.weight[: self._used].mul_(upstream)
         return hidden, _narrow(self.weight, head_dtype), bias
 
 
@@ -225,26 +226,28 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _chunks(student: Headed, byte_limit: int) -> list[tuple[int, int]]:
-    """As many rows at once as two blocks of logits may take, spread evenly over the chunks."""
-    n, bytes_a_row = len(student), 2 * student.head.vocabulary * student.hidden.element_size()
-    most = max(FEWEST_ROWS, byte_limit // bytes_a_row)
-    count = -(-n // most)
-    edges = [n * i // count for i in range(count + 1)] if count else []
-    return list(zip(edges[:-1], edges[1:], strict=True))
-
-
 class _Projection:
     """The products of some rows of hidden states with a head, in the workspace."""
 
     def __init__(self, of: Headed, name: str, memory: Workspace) -> None:
-        self._hidden, self._name, self._memory = of.hidden, name, memory
-        self._matrix = of.head.rows.to(of.hidden.dtype).t()
+        dtype = _product_dtype(of.hidden)
+        self.hidden, self.rows = of.hidden.to(dtype), of.head.rows.to(dtype)
+        self.vocabulary = of.head.vocabulary
+        self._name, self._memory = name, memory
 
     def __call__(self, start: int, stop: int) -> Tensor:
-        hidden = self._hidden[start:stop]
-        out = self._memory.matrix(self._name, stop - start, self._matrix.shape[1], hidden)
-        return torch.mm(hidden, self._matrix, out=out)
+        hidden = self.hidden[start:stop]
+        out = self._memory.matrix(self._name, stop - start, self.vocabulary, hidden)
+        return torch.mm(hidden, self.rows.t(), out=out)
+
+
+def _chunks(project: _Projection, byte_limit: int) -> list[tuple[int, int]]:
+    """As many rows at once as two blocks of logits may take, spread evenly over the chunks."""
+    n, bytes_a_row = len(project.hidden), 2 * project.vocabulary * project.hidden.element_size()
+    most = max(FEWEST_ROWS, byte_limit // bytes_a_row)
+    count = -(-n // most)
+    edges = [n * i // count for i in range(count + 1)] if count else []
+    return list(zip(edges[:-1], edges[1:], strict=True))
 
 
 def _told(teacher: Distribution | None, memory: Workspace) -> Callable[[int, int], Told]:

@@ -1,13 +1,14 @@
-"""The element-wise work on one chunk of logits: three sweeps, derived by autograd, fused if asked."""
+"""The element-wise work on a chunk of logits: three sweeps, derived by autograd, fused if asked."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nexus.batch import Targets
@@ -20,8 +21,20 @@ TokenLoss = Callable[[Scores, Scores | Support | None, Targets], Tensor]
 """(student, teacher, targets) of some positions to one value each."""
 
 
-Known = tuple[Tensor, tuple[Tensor, ...] | None]
-"""Normalisers of the student, [temperatures, n], and of a dense teacher."""
+class Statistics(NamedTuple):
+    """What is known of each row of logits before any loss is computed."""
+
+    top: Float[Tensor, " n"]
+    """The largest logit. The others are taken relative to it, which keeps the digits of each."""
+    normalizers: Float[Tensor, "n temperatures"]
+    """log Σ exp((z - top) / T) at each temperature."""
+
+
+class Known(NamedTuple):
+    """The statistics of the student, and of a teacher with the whole vocabulary."""
+
+    student: Statistics
+    teacher: Statistics | None
 
 
 @dataclass(frozen=True)
@@ -68,22 +81,23 @@ class Sweeps:
     ) -> tuple[Tensor, Tensor]:
         """Overwrites `products` by the gradient; returns values and observations per token."""
         normalize, evaluate, differentiate = _functions(self)
-        if self.fused:
-            _let_rows_vary(products, told, targets)
+        self._let_rows_vary(products, *_tensors(told), *targets)
         known = normalize(products, bias, told, teacher_bias)
+        self._let_rows_vary(*known.student, *(known.teacher or ()))
         values, seen, slopes = evaluate(products, bias, told, teacher_bias, known, targets, weights)
+        self._let_rows_vary(slopes)
         differentiate(products, bias, told, teacher_bias, known, slopes, targets, weights)
         return values, seen
 
     def normalize(
         self, products: Tensor, bias: Tensor | None, told: Told, teacher_bias: Tensor | None
     ) -> Known:
-        """log Z at each temperature: [temperatures, n] of the student, [n] each of the teacher."""
-        own = torch.stack(_normalizers(self.finish(products, bias), self.losses.temperatures))
+        """The statistics of both, as far as they have logits."""
+        own = _statistics(self.finish(products, bias), self.losses.temperatures)
         if not isinstance(told, Tensor):
-            return own, None
+            return Known(own, None)
         theirs = self.teacher_finish(told, teacher_bias)
-        return own, _normalizers(theirs, self.losses.teacher_temperatures)
+        return Known(own, _statistics(theirs, self.losses.teacher_temperatures))
 
     def evaluate(
         self,
@@ -96,14 +110,14 @@ class Sweeps:
         weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Values, observations, and the derivative of the weighted sum by the student's log Z."""
-        student = self.finish(products, bias)
-        teacher = self._teacher(told, teacher_bias, known[1])
+        student = self.finish(products, bias) - known.student.top.unsqueeze(-1)
+        teacher = self._teacher(told, teacher_bias, known.teacher)
 
         def weighted(own: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             values, seen = self._values(student, own, teacher, targets)
             return (weights @ values).sum(), (values, seen)
 
-        slopes, (values, seen) = torch.func.grad(weighted, has_aux=True)(known[0])
+        slopes, (values, seen) = torch.func.grad(weighted, has_aux=True)(known.student.normalizers)
         return values, seen, slopes
 
     def differentiate(
@@ -118,14 +132,15 @@ class Sweeps:
         weights: Tensor,
     ) -> None:
         """Overwrites `products` by the gradient of the weighted sum with respect to them."""
-        teacher = self._teacher(told, teacher_bias, known[1])
+        top, normalizers = known.student
+        teacher = self._teacher(told, teacher_bias, known.teacher)
 
         def surrogate(products: Tensor) -> Tensor:
-            student = self.finish(products, bias)
-            values, _ = self._values(student, known[0], teacher, targets)
+            student = self.finish(products, bias) - top.unsqueeze(-1)
+            values, _ = self._values(student, normalizers, teacher, targets)
             total = (weights @ values).sum()
             for temperature, own, slope in zip(
-                self.losses.temperatures, known[0], slopes, strict=True
+                self.losses.temperatures, normalizers.unbind(-1), slopes.unbind(-1), strict=True
             ):
                 # The derivative of exp(z / T - log Z) at fixed log Z is softmax(z / T) / T.
                 softmax = torch.exp(student / temperature - own.unsqueeze(-1))
@@ -137,34 +152,48 @@ class Sweeps:
     def _values(
         self, student: Tensor, own: Tensor, teacher: Scores | Support | None, targets: Targets
     ) -> tuple[Tensor, Tensor]:
-        scores = Scores(student, dict(zip(self.losses.temperatures, own, strict=True)))
+        scores = Scores(student, dict(zip(self.losses.temperatures, own.unbind(-1), strict=True)))
         values = torch.stack([loss(scores, teacher, targets) for loss in self.losses.losses])
         still = scores.detach()
         seen = [loss(still, teacher, targets) for loss in self.losses.observed]
         return values, torch.stack(seen) if seen else values.new_empty(0, values.shape[1])
 
     def _teacher(
-        self, told: Told, bias: Tensor | None, known: tuple[Tensor, ...] | None
+        self, told: Told, bias: Tensor | None, known: Statistics | None
     ) -> Scores | Support | None:
-        if not isinstance(told, Tensor):
-            return told
-        normalizers = dict(zip(self.losses.teacher_temperatures, known or (), strict=True))
-        return Scores(self.teacher_finish(told, bias), normalizers)
+        if not isinstance(told, Tensor) or known is None:
+            return cast(Support | None, told)
+        each = known.normalizers.unbind(-1)
+        logits = self.teacher_finish(told, bias) - known.top.unsqueeze(-1)
+        return Scores(logits, dict(zip(self.losses.teacher_temperatures, each, strict=True)))
+
+    def _let_rows_vary(self, *tensors: Tensor) -> None:
+        """Chunks differ in length: without this the second length would compile everything anew."""
+        for tensor in tensors if self.fused else ():
+            if tensor.shape[0] > 1:
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
 
 
-def _normalizers(logits: Tensor, temperatures: tuple[float, ...]) -> tuple[Tensor, ...]:
-    return tuple(torch.logsumexp(logits / t, dim=-1) for t in temperatures)
+def _statistics(logits: Tensor, temperatures: tuple[float, ...]) -> Statistics:
+    top = logits.amax(-1)
+    below = logits - top.unsqueeze(-1)
+    normalizers = [torch.exp(below / t).sum(-1).log() for t in temperatures]
+    stacked = torch.stack(normalizers, dim=-1) if normalizers else top.new_empty(len(top), 0)
+    return Statistics(top, stacked)
+
+
+def _tensors(told: Told) -> tuple[Tensor, ...]:
+    match told:
+        case Tensor():
+            return (told,)
+        case Support():
+            parts = (told.log_probs, told.ids, told.rest)
+            return tuple(part for part in parts if part is not None)
+        case None:
+            return ()
 
 
 @functools.cache
 def _functions(sweeps: Sweeps) -> tuple[Callable[..., Any], ...]:
     functions = (sweeps.normalize, sweeps.evaluate, sweeps.differentiate)
     return tuple(torch.compile(f) for f in functions) if sweeps.fused else functions
-
-
-def _let_rows_vary(products: Tensor, told: Told, targets: Targets) -> None:
-    """Chunks differ in length: without this the second length would compile everything anew."""
-    told_tensors = (told,) if isinstance(told, Tensor) else ()
-    for tensor in (products, *told_tensors, *targets):
-        if tensor.shape[0] > 1:
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from nexus.signals import Signal
 
@@ -55,8 +56,8 @@ def jsd(
         return forward_kl(log_p, log_q)
     if beta == 1:
         return reverse_kl(log_p, log_q)
-    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
-    value = beta * forward_kl(log_p, log_m) + (1 - beta) * forward_kl(log_q, log_m)
+    from_p, from_q = skew_kl(log_p, log_q, skew=beta), skew_kl(log_q, log_p, skew=1 - beta)
+    value = beta * from_p + (1 - beta) * from_q
     return value / (beta * (1 - beta)) if normalize else value
 
 
@@ -66,8 +67,10 @@ def skew_kl(
     """KL(p || skew p + (1 - skew) q), at most -ln skew (DistiLLM, arXiv:2402.03898)."""
     if skew == 0:
         return forward_kl(log_p, log_q)
-    mixture = torch.logaddexp(log_p + math.log(skew), log_q + math.log1p(-skew))
-    return forward_kl(log_p, mixture)
+    # log(p / mixture) from the gap alone: as a difference of two logs it would be lost in rounding
+    # where p is close to q.
+    above = functional.logsigmoid(log_p - log_q + math.log(skew / (1 - skew))) - math.log(skew)
+    return (log_p.exp() * above).sum(-1)
 
 
 def skew_reverse_kl(
@@ -103,8 +106,8 @@ def alpha_beta(
     """Alpha-beta divergence of Cichocki et al. (2011), used by ABKD (arXiv:2505.04560).
 
     -1/(ab) sum[p^a q^b - a/(a+b) p^(a+b) - b/(a+b) q^(a+b)], and its limits where a, b or a + b is
-    zero. (1, 0) is forward KL, (0, 1) reverse KL, (1/2, 1/2) four squared Hellinger distances
-    times two, (1, 1) half the squared Euclidean distance.
+    zero. (1, 0) is forward KL, (0, 1) reverse KL, (1/2, 1/2) four times the squared Hellinger
+    distance, (1, 1) half the squared Euclidean distance.
     """
     gap = log_p - log_q
     if a == 0 and b == 0:

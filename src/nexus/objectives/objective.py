@@ -50,4 +50,4 @@ class TokenObjective(Objective, ABC):
     @property
     @abstractmethod
     def temperatures(self) -> frozenset[float]:
-        """The temperatures that `per_token` softens by, so that normalisers can be computed once."""
+        """The temperatures `per_token` softens by, so that normalisers can be computed once."""

@@ -10,12 +10,17 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from nexus.batch import Targets
+from nexus.errors import UsageError
 from nexus.objectives.divergences import DIVERGENCES
 from nexus.objectives.objective import TokenObjective
 from nexus.signals import Scores, Signal, Support
+from nexus.spec import nearest
 
-FLOOR = -1.0e4
-"""The log of no probability at all: exp gives exactly 0, and 0 · FLOOR is 0 where 0 · inf is not."""
+FLOOR = -1.0e6
+"""The log of no probability at all: exp gives exactly 0, and 0 · FLOOR is 0 where 0 · inf is not.
+
+Far below any difference of real logits over a temperature, since below it there is no gradient.
+"""
 
 
 class Output(TokenObjective):
@@ -54,7 +59,7 @@ class Output(TokenObjective):
     @classmethod
     def _is_known(cls, name: str) -> str:
         if name not in DIVERGENCES:
-            raise ValueError(f"should be one of {', '.join(DIVERGENCES)}")
+            raise ValueError(f"it does not exist{nearest(name, DIVERGENCES)}")
         return name
 
     @model_validator(mode="after")
@@ -83,6 +88,11 @@ class Output(TokenObjective):
         if teacher is None:
             raise ValueError(f"objective '{self.label}' was given no teacher")
         row = DIVERGENCES[self.divergence]
+        if Signal.FULL_VOCABULARY in row.needs and not isinstance(teacher, Scores):
+            raise UsageError(
+                f"divergence '{self.divergence}' needs the whole vocabulary, but the teacher knows "
+                "a part of it. Use forward_kl, or a teacher with the whole vocabulary"
+            )
         log_p, log_q = align(student, teacher, self.temperature, sampled=row.sampled)
         extra = (targets.tokens,) if row.reads_targets else ()
         value: Tensor = row.function(log_p, log_q, *extra, **_given(self))
@@ -99,22 +109,23 @@ def align(
     its parts), so a truncated support takes T = 1 only.
 
     Raises:
-        ValueError: for a combination that would change the mathematics.
+        UsageError: for a combination that would change the mathematics.
     """
     if isinstance(teacher, Scores):
         log_p, log_q = teacher.log_probs(temperature), student.log_probs(temperature)
         return log_p.clamp_min(FLOOR), log_q.clamp_min(FLOOR)
     if temperature != 1.0:
-        raise ValueError(
+        raise UsageError(
             f"temperature {temperature} on a truncated teacher: the mass outside the support is "
             "known at temperature 1 only. Use temperature 1, or a teacher with the whole vocabulary"
         )
     if teacher.rest is None and not sampled:
-        raise ValueError("a support of sampled ids estimates forward_kl only: use that divergence")
+        raise UsageError("sampled ids estimate forward_kl only: use that divergence")
     log_p, log_q = teacher.log_probs.float(), student.log_probs().gather(-1, teacher.ids)
     if teacher.rest is not None:
-        inside = torch.zeros_like(student.logits).scatter(-1, teacher.ids, -torch.inf)
-        rest_q = torch.logsumexp(student.logits + inside, dim=-1) - student.normalizer()
+        # Not -inf: if the support is everything, the gradient of an empty logsumexp is no number.
+        outside = student.logits.scatter(-1, teacher.ids, FLOOR)
+        rest_q = torch.logsumexp(outside, dim=-1) - student.normalizer()
         log_p = torch.cat([log_p, teacher.rest.float().unsqueeze(-1)], dim=-1)
         log_q = torch.cat([log_q, rest_q.unsqueeze(-1)], dim=-1)
     return log_p.clamp_min(FLOOR), log_q.clamp_min(FLOOR)

@@ -13,10 +13,13 @@ from nexus.recipe.schema import Recipe
 
 ROOT = Path(__file__).parent.parent
 SOURCE = sorted((ROOT / "src").rglob("*.py"))
-CODE = SOURCE + [
-    path
-    for folder in ("tests", "examples", "benchmarks")
-    for path in sorted((ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+CODE = [
+    *SOURCE,
+    *TESTS,
+    *sorted(
+        path for name in ("examples", "benchmarks", "docs") for path in (ROOT / name).rglob("*.py")
+    ),
 ]
 WRITTEN = sorted(
     path
@@ -41,7 +44,7 @@ def name(path: Path) -> str:
 def test_files_and_functions_stay_readable(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") <= 400
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(ast.parse(text)) if path not in TESTS else ():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 50, f"{node.name} is longer than 50 lines"
 

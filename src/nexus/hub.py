@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -124,8 +125,14 @@ def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase
     return tokenizer
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Write a plain checkpoint that `from_pretrained` loads; adapters are merged into a copy."""
+def save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Write a plain checkpoint that `from_pretrained` loads.
+
+    Args:
+        model: A transformers model, or one that PEFT wraps, whose adapters are merged into a copy.
+        tokenizer: What belongs to it.
+        path: The folder to write.
+    """
     with quiet():
         _merged(model).save_pretrained(path)
         tokenizer.save_pretrained(path)
@@ -271,7 +278,7 @@ def _explained(source: ModelSource) -> Iterator[None]:
         ) from error
 
 
-def _merged(model: PreTrainedModel) -> PreTrainedModel:
+def _merged(model: nn.Module) -> Any:
     """The model itself, or a copy with its adapters merged where it has some."""
     if "peft" not in sys.modules:  # a model cannot carry adapters before PEFT is imported
         return model
@@ -282,18 +289,17 @@ def _merged(model: PreTrainedModel) -> PreTrainedModel:
     adapted = copy.deepcopy(model)
     base = adapted.get_base_model()
     _untie(base)
-    merged = adapted.merge_and_unload()
-    return merged
+    return adapted.merge_and_unload()
 
 
 def _untie(model: Any) -> None:
     """Part a head from the embedding it is tied to, where an adapter sits on only one of them."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if type(head) is torch.nn.Linear and type(embedding) is torch.nn.Embedding:
+    if type(head) is nn.Linear and type(embedding) is nn.Embedding:
         return
     weight, tied = _base_layer(head).weight, _base_layer(embedding).weight
     if weight is tied:
-        _base_layer(head).weight = torch.nn.Parameter(weight.detach().clone())
+        _base_layer(head).weight = nn.Parameter(weight.detach().clone())
     model.config.get_text_config().tie_word_embeddings = False
     model.config.tie_word_embeddings = False
 

@@ -20,7 +20,7 @@ ANSWER, RATIONALE = 0, 1
 
 
 class Targets(NamedTuple):
-    """What is known of each target position of a batch, in row-major order, ignored ones dropped."""
+    """What is known of each target of a batch, in row-major order, ignored positions dropped."""
 
     tokens: Int[Tensor, " n"]
     parts: Int[Tensor, " n"]

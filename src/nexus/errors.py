@@ -8,7 +8,7 @@ class NexusError(Exception):
 
 
 class UsageError(NexusError):
-    """The request itself is wrong: a misspelt key, an impossible value, a file that is not there."""
+    """The request itself is wrong: a misspelt key, an impossible value, a missing file."""
 
     exit_code = 2
 

@@ -1,0 +1,301 @@
+"""run(recipe): load → prepare → train the stages → save → evaluate → report. READ THIS FIRST."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nexus import hub
+from nexus.batch import Batch
+from nexus.data.loader import Batches
+from nexus.data.loader import load as load_data
+from nexus.environment import describe
+from nexus.evaluation.fidelity import Fidelity, measure
+from nexus.evaluation.heldout import heldout
+from nexus.evaluation.samples import continuations
+from nexus.evaluation.size import size
+from nexus.evaluation.speed import speed
+from nexus.kernels.decoder import compile_layers
+from nexus.kernels.lm_head import head_rows, prove, split_head
+from nexus.objectives.weighted_sum import WeightedSum
+from nexus.recipe.schema import Recipe, Stage
+from nexus.report.build import build
+from nexus.report.card import model_card
+from nexus.results import Evaluation, Sample, Size, Speed
+from nexus.rundir import RunDirectory
+from nexus.teachers.local import LocalTeacher
+from nexus.tokenizers import compare_tokenizers, shared_vocabulary
+from nexus.training import loop
+from nexus.training.metrics import trackers
+from nexus.training.module import DistillationModule
+from nexus.training.parallel import Parallel, processes
+from nexus.training.prepare import compiles, finish, prepare
+
+CALIBRATION_TOKENS = 24_000
+"""How much training text the choice of layers looks at."""
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Scene:
+    """Everything a run has loaded: what the stages work on."""
+
+    recipe: Recipe
+    run: RunDirectory
+    folder: Path
+    """The recipe's folder, which relative paths are relative to."""
+    parallel: Parallel
+    teacher: LocalTeacher
+    student: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    batches: Batches
+    notices: list[str]
+
+    @property
+    def vocabulary(self) -> int:
+        return self.teacher.vocabulary
+
+    @property
+    def packed(self) -> bool:
+        return self.recipe.data.packing
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    stopping: Callable[[], bool] = lambda: False,
+    say: Say = lambda text: None,
+) -> RunDirectory:
+    """Carry out a recipe, or what is still to be done of it.
+
+    Args:
+        recipe: what to do.
+        folder: what relative paths are relative to, `output` included.
+        fresh: put an earlier run of this name aside and begin anew.
+        stopping: asked after every step whether to stop there, resumably.
+        say: told in a sentence what begins.
+
+    Raises:
+        UsageError: for anything in recipe, models or data that the user can put right.
+        Interrupted: if it was stopped; the same call goes on.
+    """
+    directory = RunDirectory.open(folder / recipe.output, recipe, fresh=fresh)
+    if directory.is_finished:
+        say(f"{directory.path} is finished: nothing to do. --fresh starts over")
+        return directory
+    for stage in recipe.all_stages:
+        WeightedSum(stage.objectives)  # mistakes in them are found before anything loads
+    with processes() as parallel:
+        scene = load(recipe, directory, folder, parallel, say)
+        untrained = look_before(scene, say)
+        train_stages(scene, stopping, say)
+        if parallel.is_main:
+            save_student(scene)
+            evaluate(scene, untrained, say)
+            (directory.student / "README.md").write_text(model_card(directory.path))
+            build(directory.path)
+    return directory
+
+
+def load(
+    recipe: Recipe, directory: RunDirectory, folder: Path, parallel: Parallel, say: Say
+) -> Scene:
+    """Teacher, tokenizer, data and student, checked against each other and proved to fit."""
+    torch.manual_seed(recipe.seed)
+    say(f"loading teacher {recipe.teacher.model}")
+    tokenizer = hub.load_tokenizer(recipe.teacher, folder)
+    teacher_model = hub.load_model(recipe.teacher, folder)
+    first = recipe.all_stages[0].train
+    say("reading and tokenising data")
+    batches = load_data(
+        recipe.data,
+        tokenizer,
+        folder,
+        seed=recipe.seed,
+        tokens_per_step=first.tokens_per_step,
+        micro_batch_rows=first.micro_batch_rows,
+        rank=parallel.rank,
+        world=parallel.world,
+        context_limit=context_limit(teacher_model),
+    )
+    teacher_model.to(parallel.device)  # type: ignore[arg-type]
+    say(f"making the student ({recipe.student.kind})")
+    student = recipe.student.build(
+        teacher_model, calibration(batches, first.tokens_per_step, parallel), folder, recipe.seed
+    )
+    if recipe.student.kind == "pretrained":
+        compare_tokenizers(tokenizer, hub.load_tokenizer(recipe.student, folder))
+    vocabulary, notice = shared_vocabulary(tokenizer, head_rows(teacher_model), head_rows(student))
+    teacher = LocalTeacher(teacher_model, vocabulary, recipe.data.packing)
+    student.to(parallel.device)  # type: ignore[arg-type]
+    for model in (teacher_model, student):
+        prove(split_head(model, vocabulary, recipe.data.packing))
+    for stage in recipe.all_stages:
+        WeightedSum(stage.objectives).require(teacher.provides, recipe.teacher.kind)
+    scene = Scene(
+        recipe, directory, folder, parallel, teacher, student, tokenizer, batches,
+        [notice] if notice else [],
+    )  # fmt: skip
+    if parallel.is_main:
+        facts = describe(parallel, recipe.seed, teacher_model, tokenizer, batches, scene.notices)
+        directory.write_json("environment.json", facts)
+    return scene
+
+
+def train_stages(scene: Scene, stopping: Callable[[], bool], say: Say) -> None:
+    """The stages one after another, each on the student that the one before left behind."""
+    recipe, parallel = scene.recipe, scene.parallel
+    rows_taken = 0
+    for stage in recipe.all_stages:
+        settings = stage.train
+        model = prepare(scene.student, settings)
+        fused = compiles(settings, scene.student)
+        module = DistillationModule(
+            model, WeightedSum(stage.objectives), scene.vocabulary,
+            packed=scene.packed, fused=fused,
+        )  # fmt: skip
+        if fused:
+            compile_layers(scene.teacher.model)
+            say("compiling at the first step, which takes a while")
+        boards = trackers(
+            settings.dashboard, scene.run.path, recipe.model_dump(mode="json"),
+            is_main=parallel.is_main,
+        )  # fmt: skip
+        batches = stage_batches(scene, stage, rows_taken)
+        loop.train(
+            loop.Stage(stage.name, module, scene.teacher, batches, settings, scene.run.path),
+            parallel, boards, stopping=stopping, quiet=not parallel.is_main,
+        )  # fmt: skip
+        scene.student = finish(model)
+        rows_taken += settings.steps * settings.tokens_per_step // recipe.data.sequence_length
+
+
+def save_student(scene: Scene) -> None:
+    """An ordinary checkpoint that loads with plain `from_pretrained`; whole or absent."""
+    target = scene.run.student
+    if target.exists():
+        return
+    aside = target.with_name(".student")
+    shutil.rmtree(aside, ignore_errors=True)
+    scene.student.config.use_cache = True
+    hub.save(scene.student, scene.tokenizer, aside)
+    aside.rename(target)
+
+
+def look_before(scene: Scene, say: Say) -> Fidelity | None:
+    """What the student is worth before its first step. Measured once, also if the run resumes."""
+    file = scene.run.path / "untrained.npy"
+    if not scene.recipe.data.heldout or not scene.parallel.is_main:
+        return None
+    if not file.exists():
+        say("measuring the untrained student on the held-out documents")
+        fidelity_of(scene, scene.student).save(file)
+    return Fidelity.load(file)
+
+
+def evaluate(scene: Scene, untrained: Fidelity | None, say: Say) -> None:
+    """Measure the student as it lies on disk, beside its teacher, and write evaluation.json."""
+    source = hub.ModelSource(model=str(scene.run.student.resolve()))
+    student = hub.load_model(source, scene.folder).to(scene.parallel.device)  # type: ignore[arg-type]
+    teacher = scene.teacher.pretrained
+    settings = scene.recipe.evaluate
+    # What was compiled for the shapes of training would be compiled anew for every other shape.
+    with torch.compiler.set_stance("force_eager"):
+        quality = None
+        if scene.recipe.data.heldout:
+            say("measuring the trained student on the held-out documents")
+            quality = heldout(fidelity_of(scene, student), untrained, seed=scene.recipe.seed)
+        student = student.to(teacher.dtype)
+        timed: Speed | None = None
+        if settings.speed_seconds:
+            say("timing teacher and student in turns")
+            timed = speed(teacher, student, seconds=settings.speed_seconds, seed=scene.recipe.seed)
+        Evaluation(
+            heldout=quality,
+            speed=timed,
+            size=sizes(scene, student),
+            samples=samples(scene, student),
+        ).save(scene.run.path)
+
+
+def fidelity_of(scene: Scene, student: PreTrainedModel) -> Fidelity:
+    settings = scene.recipe.all_stages[-1].train
+    return measure(
+        split_head(student, scene.vocabulary, scene.packed),
+        scene.teacher,
+        scene.batches.heldout(),
+        scene.tokenizer,
+        autocast=None if settings.precision == "fp32" else torch.bfloat16,
+    )
+
+
+def sizes(scene: Scene, student: PreTrainedModel) -> dict[str, Size]:
+    where = scene.folder / scene.recipe.teacher.model
+    return {
+        "teacher": size(scene.teacher.pretrained, where if where.is_dir() else None),
+        "student": size(student, scene.run.student),
+    }
+
+
+def samples(scene: Scene, student: PreTrainedModel) -> tuple[Sample, ...]:
+    """Both continue the beginnings of the first held-out documents."""
+    settings = scene.recipe.evaluate
+    prompts: list[str] = []
+    for batch in scene.batches.heldout(rows=1):
+        if len(prompts) == settings.samples:
+            break
+        first = batch.input_ids[0][batch.documents[0] == 0][: settings.sample_tokens]
+        prompts.append(str(scene.tokenizer.decode(first)))
+    return continuations(scene.teacher.pretrained, student, scene.tokenizer, prompts)
+
+
+def calibration(batches: Batches, tokens_per_step: int, parallel: Parallel) -> Iterator[Batch]:
+    """The first training batches, about `CALIBRATION_TOKENS` of them."""
+    for step in range(-(-CALIBRATION_TOKENS // tokens_per_step)):
+        for batch in batches.take(step):
+            yield batch.to(parallel.device)
+
+
+def stage_batches(scene: Scene, stage: Stage, rows_taken: int) -> loop.BatchSource:
+    """The stage's batches, which go on in the data where the stage before stopped."""
+    recipe, settings = scene.recipe, stage.train
+    if not rows_taken:
+        return scene.batches
+    batches = load_data(
+        recipe.data,
+        scene.tokenizer,
+        scene.folder,
+        seed=recipe.seed,
+        tokens_per_step=settings.tokens_per_step,
+        micro_batch_rows=settings.micro_batch_rows,
+        rank=scene.parallel.rank,
+        world=scene.parallel.world,
+        task_names=scene.batches.task_names,
+    )
+    rows_a_step = settings.tokens_per_step // recipe.data.sequence_length
+    return Later(batches, -(-rows_taken // rows_a_step))
+
+
+@dataclass(frozen=True)
+class Later:
+    """Batches that begin `skipped` steps into the stream."""
+
+    batches: Batches
+    skipped: int
+
+    def take(self, step: int) -> list[Batch]:
+        return self.batches.take(self.skipped + step)
+
+
+def context_limit(model: PreTrainedModel) -> int | None:
+    """The most positions a model takes, if it has such a limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None

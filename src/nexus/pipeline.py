@@ -42,6 +42,15 @@ CALIBRATION_TOKENS = 24_000
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Models:
+    """Models that are already in memory, in place of those that the recipe names."""
+
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
 @dataclass
 class Scene:
     """Everything a run has loaded: what the stages work on."""
@@ -70,6 +79,7 @@ def run(
     recipe: Recipe,
     folder: Path,
     *,
+    models: Models | None = None,
     fresh: bool = False,
     stopping: Callable[[], bool] = lambda: False,
     say: Say = lambda text: None,
@@ -79,6 +89,7 @@ def run(
     Args:
         recipe: what to do.
         folder: what relative paths are relative to, `output` included.
+        models: teacher and student, if they are already in memory.
         fresh: put an earlier run of this name aside and begin anew.
         stopping: asked after every step whether to stop there, resumably.
         say: told in a sentence what begins.
@@ -94,7 +105,7 @@ def run(
     for stage in recipe.all_stages:
         WeightedSum(stage.objectives)  # mistakes in them are found before anything loads
     with processes() as parallel:
-        scene = load(recipe, directory, folder, parallel, say)
+        scene = load(recipe, directory, folder, parallel, models, say)
         untrained = look_before(scene, say)
         train_stages(scene, stopping, say)
         if parallel.is_main:
@@ -106,36 +117,30 @@ def run(
 
 
 def load(
-    recipe: Recipe, directory: RunDirectory, folder: Path, parallel: Parallel, say: Say
+    recipe: Recipe,
+    directory: RunDirectory,
+    folder: Path,
+    parallel: Parallel,
+    models: Models | None,
+    say: Say,
 ) -> Scene:
     """Teacher, tokenizer, data and student, checked against each other and proved to fit."""
     torch.manual_seed(recipe.seed)
     say(f"loading teacher {recipe.teacher.model}")
-    tokenizer = hub.load_tokenizer(recipe.teacher, folder)
-    teacher_model = hub.load_model(recipe.teacher, folder)
-    first = recipe.all_stages[0].train
+    tokenizer = models.tokenizer if models else hub.load_tokenizer(recipe.teacher, folder)
+    teacher_model = models.teacher if models else hub.load_model(recipe.teacher, folder)
     say("reading and tokenising data")
-    batches = load_data(
-        recipe.data,
-        tokenizer,
-        folder,
-        seed=recipe.seed,
-        tokens_per_step=first.tokens_per_step,
-        micro_batch_rows=first.micro_batch_rows,
-        rank=parallel.rank,
-        world=parallel.world,
-        context_limit=context_limit(teacher_model),
-    )
-    teacher_model.to(parallel.device)  # type: ignore[arg-type]
+    batches = load_batches(recipe, recipe.all_stages[0], folder, tokenizer, teacher_model, parallel)
+    move(teacher_model, parallel.device)
     say(f"making the student ({recipe.student.kind})")
-    student = recipe.student.build(
-        teacher_model, calibration(batches, first.tokens_per_step, parallel), folder, recipe.seed
+    student = (
+        models.student
+        if models
+        else make_student(recipe, folder, teacher_model, tokenizer, batches, parallel)
     )
-    if recipe.student.kind == "pretrained":
-        compare_tokenizers(tokenizer, hub.load_tokenizer(recipe.student, folder))
     vocabulary, notice = shared_vocabulary(tokenizer, head_rows(teacher_model), head_rows(student))
     teacher = LocalTeacher(teacher_model, vocabulary, recipe.data.packing)
-    student.to(parallel.device)  # type: ignore[arg-type]
+    move(student, parallel.device)
     for model in (teacher_model, student):
         prove(split_head(model, vocabulary, recipe.data.packing))
     for stage in recipe.all_stages:
@@ -148,6 +153,41 @@ def load(
         facts = describe(parallel, recipe.seed, teacher_model, tokenizer, batches, scene.notices)
         directory.write_json("environment.json", facts)
     return scene
+
+
+def load_batches(
+    recipe: Recipe,
+    stage: Stage,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher: PreTrainedModel,
+    parallel: Parallel,
+) -> Batches:
+    return load_data(
+        recipe.data,
+        tokenizer,
+        folder,
+        seed=recipe.seed,
+        tokens_per_step=stage.train.tokens_per_step,
+        micro_batch_rows=stage.train.micro_batch_rows,
+        rank=parallel.rank,
+        world=parallel.world,
+        context_limit=context_limit(teacher),
+    )
+
+
+def make_student(
+    recipe: Recipe,
+    folder: Path,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: Batches,
+    parallel: Parallel,
+) -> PreTrainedModel:
+    if recipe.student.kind == "pretrained":
+        compare_tokenizers(tokenizer, hub.load_tokenizer(recipe.student, folder))
+    looked_at = calibration(batches, recipe.all_stages[0].train.tokens_per_step, parallel)
+    return recipe.student.build(teacher, looked_at, folder, recipe.seed)
 
 
 def train_stages(scene: Scene, stopping: Callable[[], bool], say: Say) -> None:
@@ -204,7 +244,8 @@ def look_before(scene: Scene, say: Say) -> Fidelity | None:
 def evaluate(scene: Scene, untrained: Fidelity | None, say: Say) -> None:
     """Measure the student as it lies on disk, beside its teacher, and write evaluation.json."""
     source = hub.ModelSource(model=str(scene.run.student.resolve()))
-    student = hub.load_model(source, scene.folder).to(scene.parallel.device)  # type: ignore[arg-type]
+    student = hub.load_model(source, scene.folder)
+    move(student, scene.parallel.device)
     teacher = scene.teacher.pretrained
     settings = scene.recipe.evaluate
     # What was compiled for the shapes of training would be compiled anew for every other shape.
@@ -269,16 +310,8 @@ def stage_batches(scene: Scene, stage: Stage, rows_taken: int) -> loop.BatchSour
     recipe, settings = scene.recipe, stage.train
     if not rows_taken:
         return scene.batches
-    batches = load_data(
-        recipe.data,
-        scene.tokenizer,
-        scene.folder,
-        seed=recipe.seed,
-        tokens_per_step=settings.tokens_per_step,
-        micro_batch_rows=settings.micro_batch_rows,
-        rank=scene.parallel.rank,
-        world=scene.parallel.world,
-        task_names=scene.batches.task_names,
+    batches = load_batches(
+        recipe, stage, scene.folder, scene.tokenizer, scene.teacher.pretrained, scene.parallel
     )
     rows_a_step = settings.tokens_per_step // recipe.data.sequence_length
     return Later(batches, -(-rows_taken // rows_a_step))
@@ -299,3 +332,7 @@ def context_limit(model: PreTrainedModel) -> int | None:
     """The most positions a model takes, if it has such a limit."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None
+
+
+def move(model: torch.nn.Module, device: torch.device) -> None:
+    model.to(device)

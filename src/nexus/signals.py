@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+Mean = Literal["probability", "logit"]
+"""How several distributions are averaged: their probabilities, or their logits."""
 
 
 class Signal(Flag):
@@ -111,6 +117,35 @@ class Scores:
         return Scores(self.logits.detach(), normalizers)
 
 
+class MixedScores(Scores):
+    """Several distributions averaged with shares: their probabilities, or their logits.
+
+    Probabilities are averaged after softening: at every temperature it is the mean of the members
+    softened by it. Averaged logits are the normalised geometric mean (the barycentre of
+    reverse KL), which suits members that are alike and fails where one is badly wrong.
+    """
+
+    def __init__(self, members: Sequence[Scores], shares: Sequence[float], mean: Mean) -> None:
+        self._members, self._shares = members, shares
+        if mean == "logit":
+            pairs = zip(members, shares, strict=True)
+            weighted = torch.stack([share * member.logits for member, share in pairs])
+            super().__init__(weighted.sum(0))
+        else:
+            super().__init__(self._mean_log_probs(1.0), {})
+        self._mean = mean
+
+    def log_probs(self, temperature: float = 1.0) -> Float[Tensor, "n v"]:
+        if self._mean == "logit":
+            return super().log_probs(temperature)
+        return self.logits if temperature == 1.0 else self._mean_log_probs(temperature)
+
+    def _mean_log_probs(self, temperature: float) -> Float[Tensor, "n v"]:
+        pairs = zip(self._members, self._shares, strict=True)
+        parts = (member.log_probs(temperature) + math.log(share) for member, share in pairs)
+        return functools.reduce(torch.logaddexp, parts)
+
+
 class Distribution(ABC):
     """What a model says about the next token at each of n target positions."""
 
@@ -151,6 +186,19 @@ class Headed(Distribution):
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
+
+
+@dataclass(frozen=True)
+class Mixture(Distribution):
+    """Several models' distributions, to be averaged where they are written out, chunk by chunk."""
+
+    members: tuple[Headed, ...]
+    shares: tuple[float, ...]
+    """Positive, with sum one."""
+    mean: Mean = "probability"
+
+    def __len__(self) -> int:
+        return len(self.members[0])
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nexus.batch import Targets
-from nexus.kernels.sweeps import Losses, Sweeps, TokenLoss, Told
-from nexus.signals import Dense, Distribution, Finish, Head, Headed, Scores, Support
+from nexus.kernels.sweeps import Biases, Losses, Sweeps, TokenLoss, Told
+from nexus.signals import Dense, Distribution, Head, Headed, Mixture, Scores, Support
 
 CHUNK_BYTES = 256 << 20
 """What the student's and the teacher's logits of one chunk may take together when fused."""
@@ -90,7 +90,7 @@ def chunked_head(
         workspace: memory to be reused from call to call.
     """
     head = student.head
-    sweeps = Sweeps.of(losses, head, teacher.head if isinstance(teacher, Headed) else None, fused)
+    sweeps = Sweeps.of(losses, head, teacher, fused)
     arguments = (head, teacher, targets, weights, sweeps, workspace or Workspace())
     outputs = _ChunkedHead.apply(student.hidden, head.weight, head.bias, *arguments)  # type: ignore[no-untyped-call]
     return HeadLosses(*cast(tuple[Tensor, Tensor, Tensor], outputs))
@@ -107,16 +107,13 @@ def observe(
 ) -> Float[Tensor, "observed n"]:
     """Values per token without any gradient, chunk by chunk: what an evaluation needs."""
     memory = workspace or Workspace()
+    sweeps = Sweeps.of(Losses((), tuple(observed)), student.head, teacher, fused=False)
     project, tell = _Projection(student, "student", memory), _told(teacher, memory)
     chunks = [torch.empty(len(observed), 0, device=student.hidden.device)]
     with torch.autocast(student.hidden.device.type, enabled=False):
         for start, stop in _chunks(project, EAGER_CHUNK_BYTES):
             own = Scores(student.head.finish(project(start, stop), student.head.biases))
-            told = tell(start, stop)
-            if isinstance(told, Tensor):
-                head = teacher.head if isinstance(teacher, Headed) else None
-                told = head.finish(told, head.biases) if head else Finish()(told)
-            scores = Scores(told) if isinstance(told, Tensor) else told
+            scores = sweeps.teacher(tell(start, stop), _biases(teacher))
             at = Targets(*(column[start:stop] for column in targets))
             chunks.append(torch.stack([loss(own, scores, at) for loss in observed]))
     return torch.cat(chunks, dim=1)
@@ -141,12 +138,12 @@ class _ChunkedHead(torch.autograd.Function):
         gradients = _Gradients(project, hidden, weight, bias, ctx.needs_input_grad[:3])
         values, observed = [weights.new_zeros(sweeps.losses.count, 0)], []
         limit = CHUNK_BYTES if sweeps.fused else EAGER_CHUNK_BYTES
-        teacher_bias = teacher.head.biases if isinstance(teacher, Headed) else None
+        biases = _biases(teacher)
         with torch.autocast(hidden.device.type, enabled=False):
             for start, stop in _chunks(project, limit):
                 products, told = project(start, stop), tell(start, stop)
                 at = Targets(*(column[start:stop] for column in targets))
-                value, seen = sweeps(products, head.biases, told, teacher_bias, at, weights)
+                value, seen = sweeps(products, head.biases, told, biases, at, weights)
                 gradients.add(project, products, start, stop)
                 values.append(value)
                 observed.append(seen)
@@ -255,11 +252,23 @@ def _told(teacher: Distribution | None, memory: Workspace) -> Callable[[int, int
     match teacher:
         case None:
             return lambda start, stop: None
-        case Headed():
-            return _Projection(teacher, "teacher", memory)
+        case Headed() | Mixture():
+            members = teacher.members if isinstance(teacher, Mixture) else (teacher,)
+            each = [_Projection(of, f"teacher {i}", memory) for i, of in enumerate(members)]
+            return lambda start, stop: tuple(project(start, stop) for project in each)
         case Dense():
-            return lambda start, stop: teacher.logits[start:stop]
+            return lambda start, stop: (teacher.logits[start:stop],)
         case Support():
             return teacher.part
         case _:
             raise TypeError(f"unknown distribution {type(teacher).__name__}")
+
+
+def _biases(teacher: Distribution | None) -> Biases:
+    match teacher:
+        case Headed():
+            return (teacher.head.biases,)
+        case Mixture():
+            return tuple(member.head.biases for member in teacher.members)
+        case _:
+            return (None,)

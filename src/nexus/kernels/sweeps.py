@@ -5,17 +5,30 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nexus.batch import Targets
-from nexus.signals import Finish, Head, Scores, Support
+from nexus.signals import (
+    Distribution,
+    Finish,
+    Head,
+    Headed,
+    Mean,
+    MixedScores,
+    Mixture,
+    Scores,
+    Support,
+)
 
-Told = Tensor | Support | None
-"""What a teacher says of a chunk: logits over the vocabulary, a support, or nothing."""
+Told = tuple[Tensor, ...] | Support | None
+"""What a teacher says of a chunk: logits of one model or several, a support, or nothing."""
+
+Biases = tuple[Tensor | None, ...]
+"""The bias of each of the teacher's heads."""
 
 TokenLoss = Callable[[Scores, Scores | Support | None, Targets], Tensor]
 """(student, teacher, targets) of some positions to one value each."""
@@ -31,10 +44,10 @@ class Statistics(NamedTuple):
 
 
 class Known(NamedTuple):
-    """The statistics of the student, and of a teacher with the whole vocabulary."""
+    """The statistics of the student, and of each of the teacher's models."""
 
     student: Statistics
-    teacher: Statistics | None
+    teacher: tuple[Statistics, ...]
 
 
 @dataclass(frozen=True)
@@ -63,55 +76,65 @@ class Sweeps:
 
     losses: Losses
     finish: Finish
-    teacher_finish: Finish
+    told_finishes: tuple[Finish, ...]
+    shares: tuple[float, ...]
+    mean: Mean
     fused: bool
 
     @classmethod
-    def of(cls, losses: Losses, head: Head, teacher: Head | None, fused: bool) -> Sweeps:
-        return cls(losses, head.finish, teacher.finish if teacher else Finish(), fused)
+    def of(cls, losses: Losses, head: Head, teacher: Distribution | None, fused: bool) -> Sweeps:
+        match teacher:
+            case Mixture():
+                finishes = tuple(member.head.finish for member in teacher.members)
+                return cls(losses, head.finish, finishes, teacher.shares, teacher.mean, fused)
+            case Headed():
+                finishes = (teacher.head.finish,)
+            case _:
+                finishes = (Finish(),)
+        return cls(losses, head.finish, finishes, (1.0,), "probability", fused)
 
     def __call__(
         self,
         products: Tensor,
         bias: Tensor | None,
         told: Told,
-        teacher_bias: Tensor | None,
+        biases: Biases,
         targets: Targets,
         weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Overwrites `products` by the gradient; returns values and observations per token."""
         normalize, evaluate, differentiate = _functions(self)
         self._let_rows_vary(products, *_tensors(told), *targets)
-        known = normalize(products, bias, told, teacher_bias)
-        self._let_rows_vary(*known.student, *(known.teacher or ()))
-        values, seen, slopes = evaluate(products, bias, told, teacher_bias, known, targets, weights)
+        known = normalize(products, bias, told, biases)
+        for statistics in (known.student, *known.teacher):
+            self._let_rows_vary(*statistics)
+        values, seen, slopes = evaluate(products, bias, told, biases, known, targets, weights)
         self._let_rows_vary(slopes)
-        differentiate(products, bias, told, teacher_bias, known, slopes, targets, weights)
+        differentiate(products, bias, told, biases, known, slopes, targets, weights)
         return values, seen
 
-    def normalize(
-        self, products: Tensor, bias: Tensor | None, told: Told, teacher_bias: Tensor | None
-    ) -> Known:
+    def normalize(self, products: Tensor, bias: Tensor | None, told: Told, biases: Biases) -> Known:
         """The statistics of both, as far as they have logits."""
         own = _statistics(self.finish(products, bias), self.losses.temperatures)
-        if not isinstance(told, Tensor):
-            return Known(own, None)
-        theirs = self.teacher_finish(told, teacher_bias)
-        return Known(own, _statistics(theirs, self.losses.teacher_temperatures))
+        if not isinstance(told, tuple):
+            return Known(own, ())
+        temperatures = self.losses.teacher_temperatures
+        theirs = (_statistics(logits, temperatures) for logits in self._finished(told, biases))
+        return Known(own, tuple(theirs))
 
     def evaluate(
         self,
         products: Tensor,
         bias: Tensor | None,
         told: Told,
-        teacher_bias: Tensor | None,
+        biases: Biases,
         known: Known,
         targets: Targets,
         weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Values, observations, and the derivative of the weighted sum by the student's log Z."""
         student = self.finish(products, bias) - known.student.top.unsqueeze(-1)
-        teacher = self._teacher(told, teacher_bias, known.teacher)
+        teacher = self.teacher(told, biases, known.teacher)
 
         def weighted(own: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             values, seen = self._values(student, own, teacher, targets)
@@ -125,7 +148,7 @@ class Sweeps:
         products: Tensor,
         bias: Tensor | None,
         told: Told,
-        teacher_bias: Tensor | None,
+        biases: Biases,
         known: Known,
         slopes: Tensor,
         targets: Targets,
@@ -133,7 +156,7 @@ class Sweeps:
     ) -> None:
         """Overwrites `products` by the gradient of the weighted sum with respect to them."""
         top, normalizers = known.student
-        teacher = self._teacher(told, teacher_bias, known.teacher)
+        teacher = self.teacher(told, biases, known.teacher)
 
         def surrogate(products: Tensor) -> Tensor:
             student = self.finish(products, bias) - top.unsqueeze(-1)
@@ -158,14 +181,27 @@ class Sweeps:
         seen = [loss(still, teacher, targets) for loss in self.losses.observed]
         return values, torch.stack(seen) if seen else values.new_empty(0, values.shape[1])
 
-    def _teacher(
-        self, told: Told, bias: Tensor | None, known: Statistics | None
+    def teacher(
+        self, told: Told, biases: Biases, known: tuple[Statistics, ...] = ()
     ) -> Scores | Support | None:
-        if not isinstance(told, Tensor) or known is None:
-            return cast(Support | None, told)
-        each = known.normalizers.unbind(-1)
-        logits = self.teacher_finish(told, bias) - known.top.unsqueeze(-1)
-        return Scores(logits, dict(zip(self.losses.teacher_temperatures, each, strict=True)))
+        """The teacher's distribution; its statistics are used where they are known."""
+        if not isinstance(told, tuple):
+            return told
+        finished = self._finished(told, biases)
+        if known:
+            pairs = zip(finished, known, strict=True)
+            members = [self._scores(logits, statistics) for logits, statistics in pairs]
+        else:
+            members = [Scores(logits) for logits in finished]
+        return members[0] if len(members) == 1 else MixedScores(members, self.shares, self.mean)
+
+    def _scores(self, logits: Tensor, known: Statistics) -> Scores:
+        each = zip(self.losses.teacher_temperatures, known.normalizers.unbind(-1), strict=True)
+        return Scores(logits - known.top.unsqueeze(-1), dict(each))
+
+    def _finished(self, told: tuple[Tensor, ...], biases: Biases) -> list[Tensor]:
+        each = zip(self.told_finishes, told, biases, strict=True)
+        return [finish(products, bias) for finish, products, bias in each]
 
     def _let_rows_vary(self, *tensors: Tensor) -> None:
         """Chunks differ in length: without this the second length would compile everything anew."""
@@ -184,8 +220,8 @@ def _statistics(logits: Tensor, temperatures: tuple[float, ...]) -> Statistics:
 
 def _tensors(told: Told) -> tuple[Tensor, ...]:
     match told:
-        case Tensor():
-            return (told,)
+        case tuple():
+            return told
         case Support():
             parts = (told.log_probs, told.ids, told.rest)
             return tuple(part for part in parts if part is not None)

@@ -1,0 +1,1 @@
+"""The address under which distillation is promised: `nexus.models.compression.distillation`."""

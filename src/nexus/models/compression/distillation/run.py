@@ -1,0 +1,122 @@
+"""distill: a whole run in one call, from models that are already in memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from nexus.errors import UsageError
+from nexus.hub import ModelSource, load_model, quiet
+from nexus.pipeline import Models, run
+from nexus.recipe.schema import Recipe
+
+Rows = str | Path | Iterable[str | Mapping[str, Any]]
+"""A JSONL file, or texts, or rows in any layout that a recipe's data may have."""
+
+
+def distill(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    data: Rows,
+    T: float = 2.0,  # noqa: N803 the name the literature knows it by
+    alpha: float = 0.5,
+    *,
+    steps: int = 100,
+    heldout: Rows | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    output: str | Path | None = None,
+    divergence: str = "forward_kl",
+    sequence_length: int = 512,
+    train: Mapping[str, Any] | None = None,
+) -> PreTrainedModel:
+    """Distil `teacher` into `student` and return the trained student.
+
+    The same run as `nexus distill`: with `output` it leaves a run directory with report, model card
+    and checkpoints behind, and the same call continues a run that was stopped.
+
+    Args:
+        teacher: a causal language model; frozen in place.
+        student: a causal language model with the same tokenizer; trained in place.
+        data: what to train on.
+        T: temperature. 2 is the specification's default; 1 measured best on language models.
+        alpha: weight of cross-entropy on the text, beside 1 - alpha for distillation.
+        steps: optimiser steps.
+        heldout: what to evaluate on; without it the report says nothing of quality.
+        tokenizer: of both; asked of the teacher's name or folder if absent.
+        output: the run directory; a temporary one if absent.
+        divergence: any that a recipe can name.
+        sequence_length: tokens of a row. Longer texts are split.
+        train: further keys of a recipe's `train`, for example {"learning_rate": 1e-4}.
+
+    Raises:
+        UsageError: for whatever a recipe would be refused for.
+    """
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is {alpha}, but it is a weight between 0 and 1")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(output).parent.resolve() if output else Path(scratch)
+        name = Path(output).name if output else "run"
+        values = {
+            "output": name,
+            "teacher": {"model": teacher.name_or_path or "in memory"},
+            "student": {"kind": "pretrained", "model": student.name_or_path or "in memory"},
+            "data": {
+                "sources": [_source(data, folder / f"{name}.data", "train")],
+                "heldout": [_source(heldout, folder / f"{name}.data", "heldout")]
+                if heldout
+                else [],
+                "sequence_length": sequence_length,
+                "over_long": "split",
+            },
+            "objectives": [
+                {"kind": "task", "weight": alpha},
+                {"kind": "output", "weight": 1 - alpha, "temperature": T, "divergence": divergence},
+            ],
+            "train": {
+                "steps": steps,
+                "tokens_per_step": 4 * sequence_length,
+                "dashboard": "none",
+                **(train or {}),
+            },
+            "evaluate": {"speed_seconds": 5 if output else 0, "samples": 3 if output else 0},
+        }
+        recipe = Recipe.parse(values, where="distill")
+        models = Models(teacher, student, tokenizer or _tokenizer_of(teacher))
+        directory = run(recipe, folder, models=models, say=_say)
+        trained = load_model(ModelSource(model=str(directory.student.resolve())), folder)
+    return trained
+
+
+def _source(rows: Rows, folder: Path, name: str) -> dict[str, str]:
+    """A file as it is; rows in memory are written beside the run, so that it can be repeated."""
+    if isinstance(rows, str | Path):
+        return {"kind": "jsonl", "path": str(Path(rows).resolve())}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            values = {"text": row} if isinstance(row, str) else dict(row)
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+    return {"kind": "jsonl", "path": str(path)}
+
+
+def _tokenizer_of(teacher: PreTrainedModel) -> PreTrainedTokenizerBase:
+    try:
+        with quiet():
+            loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(teacher.name_or_path)
+    except (OSError, ValueError):
+        raise UsageError(
+            f"no tokenizer could be loaded from the teacher's name '{teacher.name_or_path}': "
+            "pass tokenizer="
+        ) from None
+    return loaded
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

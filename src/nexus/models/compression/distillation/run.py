@@ -62,15 +62,14 @@ def distill(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(output).parent.resolve() if output else Path(scratch)
         name = Path(output).name if output else "run"
+        texts = folder / f"{name}.data"
         values = {
             "output": name,
             "teacher": {"model": teacher.name_or_path or "in memory"},
             "student": {"kind": "pretrained", "model": student.name_or_path or "in memory"},
             "data": {
-                "sources": [_source(data, folder / f"{name}.data", "train")],
-                "heldout": [_source(heldout, folder / f"{name}.data", "heldout")]
-                if heldout
-                else [],
+                "sources": [_source(data, texts, "train")],
+                "heldout": [_source(heldout, texts, "heldout")] if heldout else [],
                 "sequence_length": sequence_length,
                 "over_long": "split",
             },

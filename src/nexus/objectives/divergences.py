@@ -116,7 +116,7 @@ def alpha_beta(
         p_a = (a * log_p).exp()
         return (a * p_a * gap - p_a + (a * log_q).exp()).sum(-1) / a**2
     if a == 0:
-        return alpha_beta(log_q, log_p, a=b, b=0)
+        return alpha_beta(log_q, log_p, a=b, b=0.0)
     if a + b == 0:
         return (torch.expm1(a * gap) - a * gap).sum(-1) / a**2
     both = (a * log_p + b * log_q).exp()

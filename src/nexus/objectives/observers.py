@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,14 +30,20 @@ def reverse_kl(
 def agreement(
     student: Scores, teacher: Scores | Support | None, targets: Targets
 ) -> Float[Tensor, " n"]:
-    """1 where the teacher's most likely token is also the student's, else 0."""
+    """1 where the teacher's most likely token is also the student's, else 0.
+
+    Ties count as agreement. Written without argmax, which does not fuse and costs as much as the
+    loss itself.
+    """
     teacher = _present(teacher)
+    own = student.logits
     if isinstance(teacher, Scores):
-        top = teacher.logits.argmax(-1)
+        is_top = teacher.logits == teacher.logits.amax(-1, keepdim=True)
+        at_top = torch.where(is_top, own, -torch.inf).amax(-1)
     else:
-        best = teacher.log_probs.argmax(-1, keepdim=True)
-        top = teacher.ids.gather(-1, best).squeeze(-1)
-    return (student.logits.argmax(-1) == top).float()
+        top = teacher.ids.gather(-1, teacher.log_probs.argmax(-1, keepdim=True))
+        at_top = own.gather(-1, top).squeeze(-1)
+    return (at_top == own.amax(-1)).float()
 
 
 def nll(student: Scores, teacher: Scores | Support | None, targets: Targets) -> Float[Tensor, " n"]:

@@ -107,6 +107,7 @@ class Size(Spec):
     """Without the input embedding and the head, which are a lookup and one product a token."""
     bytes_on_disk: int | None = None
     dtype: str
+    """Of the weights on disk, if they lie there; else in memory."""
 
 
 class Sample(Spec):

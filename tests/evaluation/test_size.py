@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nexus.evaluation.size import bytes_on_disk, size
 
@@ -27,3 +28,10 @@ def test_bytes_on_disk_are_those_of_all_files(tiny_model: Any, tmp_path: Path) -
     (tmp_path / "model" / "config").symlink_to(tmp_path / "blob")
     assert bytes_on_disk(tmp_path / "model") == 1023
     assert size(tiny_model(), tmp_path / "model").bytes_on_disk == 1023
+
+
+def test_the_type_is_that_of_the_files_where_there_are_any(tiny_model: Any, tmp_path: Path) -> None:
+    model = tiny_model()
+    assert size(model.to(torch.bfloat16)).dtype == "bfloat16"
+    model.save_pretrained(tmp_path)
+    assert size(model.to(torch.float32), tmp_path).dtype == "bfloat16"

@@ -147,9 +147,9 @@ def test_models_timed_in_different_types_are_said_to_be(run: Path, evaluation: E
 
 def test_trained_on_heldout_documents_are_a_notice(run: Path) -> None:
     environment = json.loads((run / "environment.json").read_text())
-    environment["data"]["contaminated"] = 3
+    environment["data"]["total"]["held-out documents also trained on"] = 3
     (run / "environment.json").write_text(json.dumps(environment))
-    assert Page(build(run)).text.count("3 held-out documents are training documents too") == 2
+    assert "trained on too, which flatters the student: 3." in Page(build(run)).text
 
 
 def test_something_else_is_refused(tmp_path: Path) -> None:

@@ -54,6 +54,13 @@ def test_the_base_model_is_the_one_whose_weights_the_student_started_from(
     assert data.get("base_model_relation") == ("finetune" if base else None)
 
 
+def test_a_folder_that_looks_like_a_hub_name_is_a_folder(run: Path) -> None:
+    with_recipe(run, teacher={"kind": "local", "model": "models/big"})
+    assert ModelCard(model_card(run)).data.base_model == "models/big"
+    (run.parent / "models" / "big").mkdir(parents=True)
+    assert ModelCard(model_card(run)).data.base_model is None
+
+
 def test_the_teachers_license_is_carried_over_where_it_is_known(run: Path, tmp_path: Path) -> None:
     assert ModelCard(model_card(run)).data.license is None
     teacher = tmp_path / "big"

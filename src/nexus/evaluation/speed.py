@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nexus.evaluation.mode import observing
+from nexus.memory import peak_memory_gib
 from nexus.results import Estimate, Rates, Speed, Unit
 
 WARM_UP_TOKENS = 4
+FEWEST_ROUNDS = 3
+"""So many should fit into the time; where they would not, fewer tokens are written a round."""
 
 
 def speed(
@@ -33,16 +34,18 @@ def speed(
 
     Each round times both models, the order swapping every round; the first round always completes
     and no further one starts that would overrun `seconds`. Rates are medians over the rounds with
-    quartiles; speed-ups are medians of the ratio within each round. Prompt and continuation shrink
-    in proportion where a model's context is shorter than both; what was used is in the result.
+    quartiles; speed-ups are medians of the ratio within each round. The continuation gets shorter
+    on a slow machine, and both it and the prompt where a model's context is shorter than the two;
+    what was used is in the result.
     """
     models = {"teacher": teacher, "student": student}
     prompt_tokens, new_tokens = _fit(list(models.values()), prompt_tokens, new_tokens)
     prompt = _prompt(list(models.values()), prompt_tokens, seed)
     rounds = _Rounds()
     with observing(teacher, student):
-        for model in models.values():
-            _time_one(model, prompt, min(WARM_UP_TOKENS, new_tokens))
+        warm_up = min(WARM_UP_TOKENS, new_tokens)
+        trial = [_time_one(model, prompt, warm_up) for model in models.values()]
+        new_tokens = _affordable(trial, warm_up, new_tokens, seconds / FEWEST_ROUNDS)
         begin = time.perf_counter()
         order = list(models)
         last = 0.0
@@ -64,14 +67,6 @@ def speed(
         seconds=round(took, 3),
         peak_memory_gib=round(peak_memory_gib(student.device), 3),
     )
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """The most memory this process has held so far: on the accelerator, or resident on the host."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
 
 
 @dataclass
@@ -138,6 +133,13 @@ def _time_one(
         token = output.logits[:, -1:].argmax(-1)
     finish()
     return read - start, time.perf_counter() - read
+
+
+def _affordable(trial: list[tuple[float, float]], written: int, wanted: int, seconds: float) -> int:
+    """As many new tokens, up to those wanted, as leave a round within `seconds`."""
+    read = sum(prefill for prefill, _ in trial)
+    each = sum(decode for _, decode in trial) / written
+    return max(written, min(wanted, int((seconds - read) / each)))
 
 
 def _barrier(device: torch.device) -> Callable[[], None]:

@@ -1,9 +1,9 @@
 """`report.html`: one file that needs no network and no script, and says what it does not know.
 
 It is made from whatever a run directory holds: `recipe.yaml` (required), `metrics.jsonl`,
-`evaluation.json` (see `nexus.results`) and `environment.json`. Of the last, `data` (the summary of
-`nexus.data.corpus`) and `notices` (a list of sentences) have sections of their own; everything else
-is listed under its dotted name.
+`evaluation.json` (see `nexus.results`) and `environment.json`. Of the last, `data` (the facts of
+each source and their total) and `notices` (a list of sentences) have sections of their own;
+everything else is listed under its dotted name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from nexus.report.data import contamination, data_view
+from nexus.report.data import data_view
 from nexus.report.plots import Plot, curves
 from nexus.report.reading import RunFiles, read_run
 from nexus.report.summary import comparison, gaps, headline, teacher_name
@@ -117,10 +117,12 @@ def _speed_note(speed: Speed | None) -> str:
     if speed is None:
         return ""
     threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
+    n = speed.student.decode.n
+    rounds = f"medians of {n} rounds with quartiles" if n > 1 else "one round only"
     note = (
         f"Speeds: batch {speed.batch}, {speed.prompt_tokens} prompt tokens, {speed.new_tokens} "
-        f"written greedily with a KV cache, on {speed.device} with {threads}; medians of "
-        f"{speed.student.decode.n} rounds with quartiles, teacher and student timed in turns. "
+        f"written greedily with a KV cache, on {speed.device} with {threads}; {rounds}, "
+        "teacher and student timed in turns. "
         f"The process held {plain(speed.peak_memory_gib)} GiB at most."
     )
     if speed.teacher.dtype != speed.student.dtype:
@@ -153,8 +155,9 @@ def _notices(files: RunFiles) -> list[str]:
         "environment.json (the machine is not known)": files.environment,
     }
     notices += [f"This run has no {what}." for what, found in missing.items() if not found]
-    if shared := (files.environment.get("data") or {}).get("contaminated"):
-        notices.append(contamination(shared))
+    data = data_view(files.environment.get("data"))
+    if data and data.warning:
+        notices.append(data.warning)
     if files.unreadable_steps:
         notices.append(f"Lines of metrics.jsonl that could not be read: {files.unreadable_steps}.")
     return notices

@@ -30,7 +30,7 @@ def model_card(run: Path) -> str:
 
 
 def _metadata(files: RunFiles, name: str) -> ModelCardData:
-    base = _base_model(files.recipe)
+    base = _base_model(files)
     results = _results(files)
     # The only one of the hub's relations that holds: the weights started as the base model's.
     relation: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
@@ -47,8 +47,9 @@ def _metadata(files: RunFiles, name: str) -> ModelCardData:
     )
 
 
-def _base_model(recipe: dict[str, Any]) -> str | None:
+def _base_model(files: RunFiles) -> str | None:
     """The hub name of the model whose weights the student started from, if it has one."""
+    recipe = files.recipe
     match (recipe.get("student") or {}).get("kind"):
         case "scratch":
             return None
@@ -57,8 +58,14 @@ def _base_model(recipe: dict[str, Any]) -> str | None:
         case _:
             origin = (recipe.get("teacher") or {}).get("model")
     origin = str(origin or "")
-    is_local = Path(origin).exists()
-    return origin if _HUB_NAME.fullmatch(origin) and not is_local else None
+    return origin if _HUB_NAME.fullmatch(origin) and not _local(files, origin) else None
+
+
+def _local(files: RunFiles, origin: str) -> Path | None:
+    """Where a model lies: paths are relative to the recipe, which is somewhere above the run."""
+    run = files.path.resolve()
+    places = [parent / origin for parent in run.parents] if origin else []
+    return next((place for place in places if place.is_dir()), None)
 
 
 def _license(files: RunFiles) -> str | None:
@@ -66,10 +73,10 @@ def _license(files: RunFiles) -> str | None:
     teacher = files.environment.get("teacher")
     if isinstance(teacher, dict) and teacher.get("license"):
         return str(teacher["license"])
-    card = Path(str((files.recipe.get("teacher") or {}).get("model") or "")) / "README.md"
-    if not card.is_file():
+    folder = _local(files, str((files.recipe.get("teacher") or {}).get("model") or ""))
+    if folder is None or not (folder / "README.md").is_file():
         return None
-    found = ModelCard.load(card, ignore_metadata_errors=True).data.license
+    found = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.license
     return None if found is None else str(found)
 
 

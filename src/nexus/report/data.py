@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from nexus.report.words import count
+from nexus.report.words import ABSENT, count, plain
 
 ALWAYS = ("rows", "examples", "tokens", "target_tokens", "truncated", "skipped")
 """Shown of every source, none or many."""
@@ -18,6 +18,10 @@ IF_ANY = ("split", "dropped", "escaped")
 HEADINGS = {"examples": "documents", "target_tokens": "targets", "dropped": "too long"}
 
 
+TOTAL = "total"
+CONTAMINATED = "held-out documents also trained on"
+
+
 @dataclass(frozen=True)
 class DataView:
     """Sources down, quantities across, and what holds for all of them."""
@@ -25,73 +29,54 @@ class DataView:
     columns: list[str]
     sources: list[tuple[str, str, list[str]]]
     """Name, split, and a text for each column."""
-    totals: list[str]
-    """Sentences."""
+    totals: list[tuple[str, str]]
     skipped: list[str]
     """The rows that could not be used, with place and reason, as far as they were listed."""
 
+    @property
+    def warning(self) -> str:
+        """Held-out documents that were trained on too make every held-out number too good."""
+        shared = dict(self.totals).get(CONTAMINATED, "0")
+        if shared == "0":
+            return ""
+        return f"Held-out documents that were trained on too, which flatters the student: {shared}."
+
 
 def data_view(summary: Mapping[str, Any] | None) -> DataView | None:
-    """From the data's own summary (`nexus.data.corpus.DataSummary` as JSON)."""
+    """From `data` in environment.json: the facts of each `split: source`, and of them in total."""
     if not summary:
         return None
-    sources = [
-        (split, source) for split in ("train", "heldout") for source in summary.get(split) or ()
-    ]
-    names = [
+    sources = {name: facts for name, facts in summary.items() if name != TOTAL}
+    columns = [
         name
         for name in (*ALWAYS, *IF_ANY)
-        if name in ALWAYS or any(source.get(name) for _, source in sources)
+        if name in ALWAYS or any(facts.get(name) for facts in sources.values())
     ]
     return DataView(
-        columns=[HEADINGS.get(name, name) for name in names],
+        columns=[HEADINGS.get(name, name) for name in columns],
         sources=[
-            (_name(source), _split(split, source), [_shown(source.get(name)) for name in names])
-            for split, source in sources
+            (*_named(label, facts), [_shown(facts.get(name)) for name in columns])
+            for label, facts in sources.items()
         ],
-        totals=_totals(summary),
-        skipped=[
-            ": ".join(str(part) for part in fault)
-            for _, source in sources
-            for fault in source.get("skipped_rows") or ()
-        ],
+        totals=[(name, _shown(value)) for name, value in (summary.get(TOTAL) or {}).items()],
+        skipped=[str(row) for facts in sources.values() for row in facts.get("skipped_rows") or ()],
     )
 
 
-def _name(source: Mapping[str, Any]) -> str:
-    """Without its folder, which says nothing to anybody else."""
-    return PurePath(str(source.get("source") or "–")).name
-
-
-def _split(split: str, source: Mapping[str, Any]) -> str:
+def _named(label: str, facts: Mapping[str, Any]) -> tuple[str, str]:
+    """The source without its folder, which says nothing to anybody else; and its split in words."""
+    split, _, source = label.partition(": ")
     place = "held out" if split == "heldout" else "training"
-    return f"{place}, streamed: counted as far as read" if source.get("streamed") else place
+    if facts.get("streamed"):
+        place += ", streamed: counted as far as read"
+    return PurePath(source).name or label, place
 
 
 def _shown(value: Any) -> str:
-    return count(value) if isinstance(value, int) else "–"
-
-
-def _totals(summary: Mapping[str, Any]) -> list[str]:
-    said = []
-    if rows := summary.get("rows"):
-        said.append(f"{count(rows)} packed training rows.")
-    if (efficiency := summary.get("packing_efficiency")) is not None:
-        said.append(f"{100 * efficiency:.1f} % of their positions hold text.")
-    if (shared := summary.get("contaminated")) is not None:
-        said.append(contamination(shared))
-    return said
-
-
-def contamination(documents: int) -> str:
-    """Held-out documents that were trained on too make every held-out number too good."""
-    match documents:
-        case 0:
-            return "No held-out document is a training document."
-        case 1:
-            return "1 held-out document is a training document too: held-out numbers flatter."
+    match value:
+        case int():
+            return count(value)
+        case float():
+            return plain(value)
         case _:
-            return (
-                f"{count(documents)} held-out documents are training documents too: held-out "
-                "numbers flatter."
-            )
+            return ABSENT

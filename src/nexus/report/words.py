@@ -9,6 +9,9 @@ from nexus.results import Estimate
 
 ABSENT = "–"
 
+SHORTENED = 1e6
+"""Estimates from here on are shown like counts: a ruined student's perplexity fills no table."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -32,10 +35,11 @@ def cell(estimate: Estimate | None) -> Cell:
         scale, decimals, suffix = 100.0, 1, "\N{NO-BREAK SPACE}%"
     elif estimate.unit == "×":
         decimals, suffix = min(decimals, 2), "×"
-    value = _fixed(estimate.value * scale, decimals) + suffix
+    show = _fixed if abs(estimate.value) < SHORTENED else _shortened
+    value = show(estimate.value * scale, decimals) + suffix
     if estimate.low is None or estimate.high is None:
         return Cell(value)
-    low, high = (_fixed(end * scale, decimals) for end in (estimate.low, estimate.high))
+    low, high = (show(end * scale, decimals) for end in (estimate.low, estimate.high))
     return Cell(value, f"{low}\N{NO-BREAK SPACE}–\N{NO-BREAK SPACE}{high}")
 
 
@@ -53,7 +57,7 @@ def short_count(value: int | float) -> str:
     """A number of things in few letters: 135 M."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{plain(value / size)} {letter}"
+            return f"{plain(value / size)}\N{NO-BREAK SPACE}{letter}"
     return f"{value:.0f}"
 
 
@@ -61,7 +65,7 @@ def size_on_disk(value: int) -> str:
     """Bytes in decimal units, as disks are sold: 269 MB."""
     for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= size:
-            return f"{plain(value / size)} {unit}"
+            return f"{plain(value / size)}\N{NO-BREAK SPACE}{unit}"
     return f"{value} bytes"
 
 
@@ -78,6 +82,10 @@ def _decimals(value: float) -> int:
     if value == 0:
         return 0
     return max(0, min(4, 2 - math.floor(math.log10(abs(value)))))
+
+
+def _shortened(value: float, _: int) -> str:
+    return short_count(value)
 
 
 def _fixed(value: float, decimals: int) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -60,10 +58,12 @@ def distill(recipe: tyro.conf.Positional[Path], /, set: Override = (), fresh: bo
     from nexus.recipe.load import load
     from nexus.report.table import retention_table
     from nexus.results import Evaluation
+    from nexus.stopping import Stopping
 
     loaded = load(recipe, set)
     _say_memory()
-    stopping = _until_asked_to_stop()
+    stopping = Stopping()
+    stopping.listen(_say)
     directory = run(loaded, recipe.parent, fresh=fresh, stopping=stopping, say=_say)
     if int(os.environ.get("RANK", "0")) == 0:
         evaluation = Evaluation.load(directory.path)
@@ -146,18 +146,3 @@ def _say_memory() -> None:
     settings = os.environ.get(MARK)
     if settings:
         _say(f"memory: {settings}")
-
-
-def _until_asked_to_stop() -> Callable[[], bool]:
-    """A question that turns true once SIGINT, SIGTERM or SIGUSR1 came; a second ends at once."""
-    asked: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        if asked:
-            sys.exit(Interrupted.exit_code)
-        asked.append(number)
-        _say("stopping after this step; once more to stop at once")
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, note)
-    return lambda: bool(asked)

@@ -29,6 +29,7 @@ from nexus.report.build import build
 from nexus.report.card import model_card
 from nexus.results import Evaluation, Sample, Size, Speed
 from nexus.rundir import RunDirectory
+from nexus.stopping import Stopping
 from nexus.teachers.local import LocalTeacher
 from nexus.tokenizers import compare_tokenizers, shared_vocabulary
 from nexus.training import loop
@@ -82,7 +83,7 @@ def run(
     *,
     models: Models | None = None,
     fresh: bool = False,
-    stopping: Callable[[], bool] = lambda: False,
+    stopping: Stopping | None = None,
     say: Say = lambda text: None,
 ) -> RunDirectory:
     """Carry out a recipe, or what is still to be done of it.
@@ -92,7 +93,7 @@ def run(
         folder: what relative paths are relative to, `output` included.
         models: teacher and student, if they are already in memory.
         fresh: put an earlier run of this name aside and begin anew.
-        stopping: asked after every step whether to stop there, resumably.
+        stopping: asked after every step whether to stop there, resumably; never by default.
         say: told in a sentence what begins.
 
     Raises:
@@ -108,7 +109,7 @@ def run(
     with processes() as parallel:
         scene = load(recipe, directory, folder, parallel, models, say)
         untrained = look_before(scene, say)
-        train_stages(scene, stopping, say)
+        train_stages(scene, stopping or Stopping(), say)
         if parallel.is_main:
             save_student(scene)
             evaluate(scene, untrained, say)
@@ -191,7 +192,7 @@ def make_student(
     return recipe.student.build(teacher, looked_at, folder, recipe.seed)
 
 
-def train_stages(scene: Scene, stopping: Callable[[], bool], say: Say) -> None:
+def train_stages(scene: Scene, stopping: Stopping, say: Say) -> None:
     """The stages one after another, each on the student that the one before left behind."""
     recipe, parallel = scene.recipe, scene.parallel
     rows_taken = 0
@@ -211,10 +212,9 @@ def train_stages(scene: Scene, stopping: Callable[[], bool], say: Say) -> None:
             is_main=parallel.is_main,
         )  # fmt: skip
         batches = stage_batches(scene, stage, rows_taken)
-        loop.train(
-            loop.Stage(stage.name, module, scene.teacher, batches, settings, scene.run.path),
-            parallel, boards, stopping=stopping, quiet=not parallel.is_main,
-        )  # fmt: skip
+        work = loop.Stage(stage.name, module, scene.teacher, batches, settings, scene.run.path)
+        with stopping.gently():
+            loop.train(work, parallel, boards, stopping=stopping, quiet=not parallel.is_main)
         scene.student = finish(model)
         rows_taken += settings.steps * settings.tokens_per_step // recipe.data.sequence_length
 

@@ -12,7 +12,7 @@ from nexus.errors import Interrupted
 
 
 class Stopping:
-    """Whether to stop. While training, a signal waits for the step's end; elsewhere it acts at once.
+    """Whether to stop. While training, a signal waits for the step to end; else it acts at once.
 
     Nothing is lost either way: every file of a run is written whole or not at all. A second signal
     ends the process on the spot.

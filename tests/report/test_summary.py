@@ -16,7 +16,7 @@ def test_the_headline_says_what_was_asked_and_what_came_out(run: Path) -> None:
     for part in (
         "a student made of 15 of the layers of SmolLM2-135M-Instruct",
         "120 steps on 246 k target tokens",
-        "On 212 documents that it never saw",
+        "On 212 held-out documents",
         "62.8 % (95 % interval 61.9 – 63.7)",
         "perplexity is 26.6 against the teacher's 17.0",
         "Training closed 88.1 %",

@@ -156,6 +156,8 @@ def _plot(
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if percent:
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(0.0, low), min(1.0, high))
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         if from_zero:
             axes.set_ylim(0, 1.1 * max(line.values.max() for line in lines))

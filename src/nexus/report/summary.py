@@ -115,7 +115,7 @@ def asked(files: RunFiles) -> str:
 
 def _fidelity(heldout: Heldout) -> list[str]:
     trained, said = heldout.trained, []
-    documents = f"On {count(heldout.documents)} documents that it never saw"
+    documents = f"On {count(heldout.documents)} held-out documents"
     if trained.agreement:
         said.append(
             f"{documents}, its most likely next token is the teacher's too in "

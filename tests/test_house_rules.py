@@ -41,12 +41,18 @@ def name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", CODE, ids=name)
-def test_files_and_functions_stay_readable(path: Path) -> None:
-    text = path.read_text()
-    assert text.count("\n") <= 400
-    for node in ast.walk(ast.parse(text)) if path not in TESTS else ():
+def test_files_stay_readable(path: Path) -> None:
+    assert path.read_text().count("\n") <= 400
+
+
+@pytest.mark.parametrize("path", [path for path in CODE if path not in TESTS], ids=name)
+def test_functions_stay_readable(path: Path) -> None:
+    """At most 50 lines, the docstring aside."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 50, f"{node.name} is longer than 50 lines"
+            documented = ast.get_docstring(node, clean=False) or ""
+            lines = (node.end_lineno or 0) - node.lineno - documented.count("\n")
+            assert lines <= 50, f"{node.name} has {lines} lines"
 
 
 @pytest.mark.parametrize("path", SOURCE, ids=name)

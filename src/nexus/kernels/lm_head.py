@@ -41,8 +41,9 @@ _DIVIDED_BY = {
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 _TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
-_COARSE_TOLERANCE = 0.05
-"""Relative L2 error that rounding explains in half precision; a real difference is far above it."""
+_COARSE_TOLERANCE = 0.12
+"""Relative error that rounding explains in half precision: 0.04 and 0.36 were measured without and
+with a leak (30 layers, bfloat16)."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +142,15 @@ def prove(trunk: Trunk) -> None:
     with evaluated(trunk.model):
         device = without_adapters(trunk.model).device
         generator = torch.Generator().manual_seed(0)
-        lengths = (7, 9)
-        short, long = (
+        first, other, second = (
             torch.randint(trunk.vocabulary, (length,), generator=generator).to(device)
-            for length in lengths
+            for length in (7, 7, 9)
         )
-        _prove_head(trunk, long)
+        _prove_head(trunk, second)
         if trunk.packed:
-            _prove_packing(trunk, short, long)
+            _prove_packing(trunk, first, other, second)
         else:
-            _prove_padding(trunk, long)
+            _prove_padding(trunk, second)
 
 
 def _prove_head(trunk: Trunk, tokens: Int[Tensor, " n"]) -> None:
@@ -165,11 +165,13 @@ def _prove_head(trunk: Trunk, tokens: Int[Tensor, " n"]) -> None:
         )
 
 
-def _prove_packing(trunk: Trunk, short: Tensor, long: Tensor) -> None:
-    together = trunk.hidden(_row([short, long]))[0]
-    apart = torch.cat([trunk.hidden(_row([document]))[0] for document in (short, long)])
-    error = _relative_error(together[len(short) :], apart[len(short) :])
-    if error > _tolerance(together):
+def _prove_packing(trunk: Trunk, first: Tensor, other: Tensor, second: Tensor) -> None:
+    after, changed = (
+        trunk.hidden(_row([document, second]))[0, len(first) :] for document in (first, other)
+    )
+    alone = trunk.hidden(_row([second]))[0]
+    error = max(_relative_error(changed, after), _typical_error(after, alone))
+    if error > _tolerance(alone):
         raise UsageError(
             f"Documents in one row see each other in {_described(trunk.model)} (relative "
             f"difference {error:.2g}). Set data.packing: false, or use attention that keeps "
@@ -180,8 +182,11 @@ def _prove_packing(trunk: Trunk, short: Tensor, long: Tensor) -> None:
 def _prove_padding(trunk: Trunk, tokens: Tensor) -> None:
     alone = trunk.hidden(_row([tokens]))[0]
     for before, after in ((0, 5), (5, 0)):
-        padded = trunk.hidden(_row([tokens], before, after))[0]
-        error = _relative_error(padded[before : before + len(tokens)], alone)
+        padded, otherwise = (
+            trunk.hidden(_row([tokens], before, after, filler))[0, before : before + len(tokens)]
+            for filler in (0, 1)
+        )
+        error = max(_relative_error(otherwise, padded), _typical_error(padded, alone))
         if error > _tolerance(alone):
             raise UsageError(
                 f"Padding {'before' if before else 'after'} a document changes its hidden states "
@@ -190,10 +195,10 @@ def _prove_padding(trunk: Trunk, tokens: Tensor) -> None:
             )
 
 
-def _row(documents: list[Tensor], before: int = 0, after: int = 0) -> Batch:
+def _row(documents: list[Tensor], before: int = 0, after: int = 0, filler: int = 0) -> Batch:
     """One row of `documents`, with padding on either side."""
-    pad = documents[0].new_zeros
-    pieces = [pad(before), *documents, pad(after)]
+    pad = documents[0].new_full
+    pieces = [pad((before,), filler), *documents, pad((after,), filler)]
     numbers = [PADDING, *range(len(documents)), PADDING]
     tokens = torch.cat(pieces)[None]
     positions = torch.cat([torch.arange(len(piece), device=piece.device) for piece in pieces])
@@ -214,6 +219,13 @@ def _row(documents: list[Tensor], before: int = 0, after: int = 0) -> Batch:
 def _relative_error(ours: Tensor, theirs: Tensor) -> float:
     difference = (ours.float() - theirs.float()).norm() / theirs.float().norm().clamp_min(1e-30)
     return float(difference.nan_to_num(nan=torch.inf))
+
+
+def _typical_error(ours: Tensor, theirs: Tensor) -> float:
+    """The median over positions: sums in another order can throw a single position far off."""
+    errors = (ours.float() - theirs.float()).norm(dim=-1)
+    relative = errors / theirs.float().norm(dim=-1).clamp_min(1e-30)
+    return float(relative.nan_to_num(nan=torch.inf).median())
 
 
 def _tolerance(values: Tensor) -> float:

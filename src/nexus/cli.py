@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ Override = Annotated[
     tyro.conf.arg(name="set", metavar="KEY=VALUE", help="Change values: train.steps=50 seed=1"),
     tyro.conf.UseAppendAction,
 ]
+
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""A full or forbidden disk: nothing that a traceback would explain."""
 
 app = tyro.extras.SubcommandApp()
 
@@ -111,6 +115,7 @@ def main() -> None:
             description="Distil language models, and measure what is left.",
             args=_one_set_each(sys.argv[1:]),
         )
+        sys.stdout.flush()
     except Interrupted as stop:
         print(f"nexus: {stop}. Run the same command again to continue.", file=sys.stderr)
         sys.exit(stop.exit_code)
@@ -120,6 +125,19 @@ def main() -> None:
     except KeyboardInterrupt:
         print("nexus: interrupted. Run the same command again to continue.", file=sys.stderr)
         sys.exit(Interrupted.exit_code)
+    except BrokenPipeError:  # `nexus schema | head`: the reader has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(NexusError.exit_code)
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"nexus: {where}{error.strerror}. Make room or permit it, then run the same command "
+            "again",
+            file=sys.stderr,
+        )
+        sys.exit(NexusError.exit_code)
 
 
 def _one_set_each(arguments: list[str]) -> list[str]:

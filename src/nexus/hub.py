@@ -103,6 +103,17 @@ def load_model(source: ModelSource, folder: Path, dtype: Dtype | None = None) ->
     return model
 
 
+def load_config(source: ModelSource, folder: Path) -> PreTrainedConfig:
+    """The configuration of a causal language model, without its weights.
+
+    Raises:
+        UsageError: There is none, it is of no causal language model, or it needs code of its own.
+    """
+    config = _config(source, locate(source, folder))
+    _require_causal(source, config)
+    return config
+
+
 def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer that belongs to a model.
 
@@ -134,7 +145,7 @@ def save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> No
         path: The folder to write.
     """
     with quiet():
-        _merged(model).save_pretrained(path)
+        merged(model).save_pretrained(path)
         tokenizer.save_pretrained(path)
 
 
@@ -278,7 +289,7 @@ def _explained(source: ModelSource) -> Iterator[None]:
         ) from error
 
 
-def _merged(model: nn.Module) -> Any:
+def merged(model: nn.Module) -> Any:
     """The model itself, or a copy with its adapters merged where it has some."""
     if "peft" not in sys.modules:  # a model cannot carry adapters before PEFT is imported
         return model

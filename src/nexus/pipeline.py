@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nexus import hub
 from nexus.batch import Batch
 from nexus.data.loader import Batches
 from nexus.data.loader import load as load_data
 from nexus.environment import describe
+from nexus.errors import UsageError
 from nexus.evaluation.fidelity import Fidelity, measure
 from nexus.evaluation.heldout import heldout
 from nexus.evaluation.samples import continuations
@@ -44,6 +45,10 @@ CALIBRATION_TOKENS = 24_000
 Say = Callable[[str], None]
 
 
+def _silent(text: str) -> None:
+    """What the other processes say."""
+
+
 @dataclass(frozen=True)
 class Models:
     """Models that are already in memory, in place of those that the recipe names."""
@@ -66,6 +71,7 @@ class Scene:
     student: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     batches: Batches
+    context_limit: int | None
     notices: list[str]
 
     @property
@@ -97,25 +103,60 @@ def run(
         say: told in a sentence what begins.
 
     Raises:
-        UsageError: for anything in recipe, models or data that the user can put right.
+        UsageError: for anything in recipe, models or data that the user can put right. Where it
+            comes before the first step, nothing of the run is left.
         Interrupted: if it was stopped; the same call goes on.
     """
-    directory = RunDirectory.open(folder / recipe.output, recipe, fresh=fresh)
-    if directory.is_finished:
-        say(f"{directory.path} is finished: nothing to do. --fresh starts over")
-        return directory
     for stage in recipe.all_stages:
         WeightedSum(stage.objectives)  # mistakes in them are found before anything loads
     with processes() as parallel:
-        scene = load(recipe, directory, folder, parallel, models, say)
-        untrained = look_before(scene, say)
-        train_stages(scene, stopping or Stopping(), say)
+        say = say if parallel.is_main else _silent
+        directory = open_directory(folder / recipe.output, recipe, parallel, fresh=fresh)
+        if directory.is_finished:
+            say(f"{directory.path} is finished: nothing to do. --fresh starts over")
+            return directory
+        try:
+            scene = load(recipe, directory, folder, parallel, models, say)
+            untrained = look_before(scene, say)
+            train_stages(scene, stopping or Stopping(), say)
+        except UsageError:
+            withdraw(directory, parallel)
+            raise
         if parallel.is_main:
             save_student(scene)
             evaluate(scene, untrained, say)
             (directory.student / "README.md").write_text(model_card(directory.path))
             build(directory.path)
     return directory
+
+
+def open_directory(
+    path: Path, recipe: Recipe, parallel: Parallel, *, fresh: bool = False
+) -> RunDirectory:
+    """Begin or continue the run: the first process makes the directory, the others find it.
+
+    Raises:
+        UsageError: if it belongs to something else, or cannot be written.
+    """
+    try:
+        directory = RunDirectory.open(path, recipe, fresh=fresh) if parallel.is_main else None
+    except OSError as error:
+        raise UsageError(
+            f"'output' is {path}, which cannot be written ({error.strerror}). Choose another "
+            "directory"
+        ) from None
+    parallel.wait()
+    return directory or RunDirectory.open(path, recipe)
+
+
+def withdraw(directory: RunDirectory, parallel: Parallel) -> None:
+    """Undo a run that was refused before its first step, so that the mended recipe can be run."""
+    if not parallel.is_main or (directory.path / "metrics.jsonl").exists():
+        return
+    for name in ("environment.json", "untrained.npy", "recipe.yaml"):
+        (directory.path / name).unlink(missing_ok=True)
+    if not any(directory.path.iterdir()):
+        directory.path.rmdir()
 
 
 def load(
@@ -126,19 +167,21 @@ def load(
     models: Models | None,
     say: Say,
 ) -> Scene:
-    """Teacher, tokenizer, data and student, checked against each other and proved to fit."""
+    """Teacher, tokenizer, data and student, checked against each other and proved to fit.
+
+    Mistakes in names, tokenizers and data show before any weights are loaded.
+    """
     torch.manual_seed(recipe.seed)
-    say(f"loading teacher {recipe.teacher.model}")
-    tokenizer = models.tokenizer if models else hub.load_tokenizer(recipe.teacher, folder)
-    teacher_model = models.teacher if models else hub.load_model(recipe.teacher, folder)
     say("reading and tokenising data")
-    batches = load_batches(recipe, recipe.all_stages[0], folder, tokenizer, teacher_model, parallel)
+    tokenizer = models.tokenizer if models else load_tokenizers(recipe, folder)
+    limit = context_limit(configurations(recipe, folder, models))
+    batches = load_batches(recipe, recipe.all_stages[0], folder, tokenizer, limit, parallel)
+    say(f"loading the teacher {recipe.teacher.model}")
+    teacher_model = models.teacher if models else hub.load_model(recipe.teacher, folder)
     move(teacher_model, parallel.device)
     say(f"making the student ({recipe.student.kind})")
     student = (
-        models.student
-        if models
-        else make_student(recipe, folder, teacher_model, tokenizer, batches, parallel)
+        models.student if models else make_student(recipe, folder, teacher_model, batches, parallel)
     )
     vocabulary, notice = shared_vocabulary(tokenizer, head_rows(teacher_model), head_rows(student))
     teacher = LocalTeacher(teacher_model, vocabulary, recipe.data.packing)
@@ -149,7 +192,7 @@ def load(
         WeightedSum(stage.objectives).require(teacher.provides, recipe.teacher.kind)
     scene = Scene(
         recipe, directory, folder, parallel, teacher, student, tokenizer, batches,
-        [notice] if notice else [],
+        limit, [notice] if notice else [],
     )  # fmt: skip
     if parallel.is_main:
         facts = describe(parallel, recipe.seed, teacher_model, tokenizer, batches, scene.notices)
@@ -162,7 +205,7 @@ def load_batches(
     stage: Stage,
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
-    teacher: PreTrainedModel,
+    context_limit: int | None,
     parallel: Parallel,
 ) -> Batches:
     return load_data(
@@ -174,20 +217,37 @@ def load_batches(
         micro_batch_rows=stage.train.micro_batch_rows,
         rank=parallel.rank,
         world=parallel.world,
-        context_limit=context_limit(teacher),
+        context_limit=context_limit,
     )
 
 
-def make_student(
-    recipe: Recipe,
-    folder: Path,
-    teacher: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    batches: Batches,
-    parallel: Parallel,
-) -> PreTrainedModel:
+def load_tokenizers(recipe: Recipe, folder: Path) -> PreTrainedTokenizerBase:
+    """The teacher's tokenizer, which must be the student's too if that has one of its own."""
+    tokenizer = hub.load_tokenizer(recipe.teacher, folder)
     if recipe.student.kind == "pretrained":
         compare_tokenizers(tokenizer, hub.load_tokenizer(recipe.student, folder))
+    return tokenizer
+
+
+def configurations(
+    recipe: Recipe, folder: Path, models: Models | None
+) -> tuple[PreTrainedConfig, ...]:
+    """Those of teacher and student, without their weights."""
+    if models:
+        return models.teacher.config, models.student.config
+    teacher = hub.load_config(recipe.teacher, folder)
+    match recipe.student.kind:
+        case "pretrained":
+            return teacher, hub.load_config(recipe.student, folder)
+        case "scratch":
+            return teacher, hub.read_config(folder / recipe.student.config.expanduser())
+        case "layers":
+            return (teacher,)
+
+
+def make_student(
+    recipe: Recipe, folder: Path, teacher: PreTrainedModel, batches: Batches, parallel: Parallel
+) -> PreTrainedModel:
     looked_at = calibration(batches, recipe.all_stages[0].train.tokens_per_step, parallel)
     return recipe.student.build(teacher, looked_at, folder, recipe.seed)
 
@@ -312,7 +372,7 @@ def stage_batches(scene: Scene, stage: Stage, rows_taken: int) -> loop.BatchSour
     if not rows_taken:
         return scene.batches
     batches = load_batches(
-        recipe, stage, scene.folder, scene.tokenizer, scene.teacher.pretrained, scene.parallel
+        recipe, stage, scene.folder, scene.tokenizer, scene.context_limit, scene.parallel
     )
     rows_a_step = settings.tokens_per_step // recipe.data.sequence_length
     return Later(batches, -(-rows_taken // rows_a_step))
@@ -329,10 +389,10 @@ class Later:
         return self.batches.take(self.skipped + step)
 
 
-def context_limit(model: PreTrainedModel) -> int | None:
-    """The most positions a model takes, if it has such a limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit else None
+def context_limit(configs: Iterable[PreTrainedConfig]) -> int | None:
+    """The most positions that all the models take, if any of them has such a limit."""
+    limits = [getattr(one.get_text_config(), "max_position_embeddings", None) for one in configs]
+    return min((int(limit) for limit in limits if limit), default=None)
 
 
 def move(model: torch.nn.Module, device: torch.device) -> None:

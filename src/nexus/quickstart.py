@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import shutil
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
@@ -43,16 +44,32 @@ FEWEST_CHARACTERS = 500
 """Documents shorter than this say too little to be worth a place."""
 
 
+UNFINISHED = ".unfinished"
+"""Where a workspace is written before all of it is there."""
+
+
 def write(folder: Path, say: Callable[[str], None]) -> Path:
-    """Write teacher, text and recipe into `folder`; returns the recipe's path.
+    """Write teacher, text and recipe into `folder`, all or nothing; returns the recipe's path.
 
     Raises:
         UsageError: if the folder holds something, or the teacher's package is not installed.
     """
-    if folder.exists() and any(folder.iterdir()):
+    aside, recipe = folder / UNFINISHED, folder / "recipe.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file. Choose another directory")
+    if folder.exists() and any(path != aside for path in folder.iterdir()):
         raise UsageError(f"{folder} is not empty. Choose another directory, or empty it")
     source = _teacher_source()
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    _fill(aside, source, say)
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == recipe.name):
+        path.rename(folder / path.name)  # the recipe last: where it is, all is
+    aside.rmdir()
+    return recipe
+
+
+def _fill(folder: Path, source: ModelSource, say: Callable[[str], None]) -> None:
     say("writing the text: the language reference and docstrings of the standard library")
     train, heldout = _split(dict(documents()))
     _write_rows(folder / "train.jsonl", train)
@@ -67,12 +84,10 @@ def write(folder: Path, say: Callable[[str], None]) -> Path:
     steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
     say(f"about {seconds:.1f} s a step: {steps} steps, {steps * seconds / 60:.0f} minutes")
     template = files("nexus").joinpath("quickstart.yaml").read_text(encoding="utf-8")
-    recipe = folder / "recipe.yaml"
     values = {"STEPS": steps, "WARMUP": max(5, steps // 12), "TOKENS": TOKENS_A_STEP}
     for name, value in values.items():
         template = template.replace(f"@{name}@", str(value))
-    recipe.write_text(template, encoding="utf-8")
-    return recipe
+    (folder / "recipe.yaml").write_text(template, encoding="utf-8")
 
 
 def documents() -> Iterator[tuple[str, str]]:

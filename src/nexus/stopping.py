@@ -33,6 +33,8 @@ class Stopping:
             yield
         finally:
             self._gentle = False
+        if self._asked:
+            raise Interrupted("stopped when training was done")
 
     def listen(self, say: Callable[[str], None]) -> None:
         """Take the signals of this process."""

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from nexus.data.loader import from_padded
 from nexus.errors import UsageError
-from nexus.kernels.decoder import without_adapters
-from nexus.kernels.lm_head import head_rows, prove
+from nexus.kernels.decoder import evaluated, without_adapters
+from nexus.kernels.lm_head import Trunk, head_rows, prove
 from nexus.objectives.output import Output
 from nexus.objectives.task import Task
 from nexus.objectives.weighted_sum import WeightedSum
@@ -86,7 +86,9 @@ class KnowledgeDistiller:
             }
         )
         teachers = list(teacher) if isinstance(teacher, Sequence) else [teacher]
-        _refuse_self(teachers, student)
+        if not teachers:
+            raise UsageError("the list of teachers is empty: give at least one")
+        refuse_self(teachers, student)
         vocabulary = _vocabulary(teachers, student, tokenizer)
         locals_ = [LocalTeacher(model, vocabulary, packed=False) for model in teachers]
         self.teacher: Teacher = locals_[0] if len(locals_) == 1 else Ensemble(locals_, teacher_mean)
@@ -94,8 +96,10 @@ class KnowledgeDistiller:
         self.module = DistillationModule(
             student, objectives, vocabulary, packed=False, fused=compile
         )
-        for trunk in [*(local.trunk for local in locals_), self.module.trunk]:
+        self._trunks = [*(local.trunk for local in locals_), self.module.trunk]
+        for trunk in self._trunks:
             prove(trunk)
+            _refuse_what_looks_ahead(trunk)
 
     def compute_loss(
         self,
@@ -129,17 +133,39 @@ class KnowledgeDistiller:
         return total
 
     def _refuse_too_long(self, length: int) -> None:
-        config = without_adapters(self.module.student).config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None) or length
-        if length > limit:
-            raise UsageError(
-                f"input_ids has rows of {length} tokens, but the student takes at most {limit}: "
-                "cut or split them"
-            )
+        for trunk in self._trunks:
+            model = without_adapters(trunk.model)
+            limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+            if limit and length > limit:
+                raise UsageError(
+                    f"input_ids has rows of {length} tokens, but {type(model).__name__} takes at "
+                    f"most {limit}: cut or split them"
+                )
 
 
-def _refuse_self(teachers: Sequence[nn.Module], student: nn.Module) -> None:
-    own = {parameter.data_ptr() for parameter in student.parameters()}
+@torch.no_grad()
+def _refuse_what_looks_ahead(trunk: Trunk) -> None:
+    """In a causal language model the last token changes nothing before it."""
+    tokens = torch.arange(8) % trunk.vocabulary
+    rows = torch.stack([tokens, tokens])
+    rows[1, -1] = (tokens[-1] + 1) % trunk.vocabulary
+    model = without_adapters(trunk.model)
+    with evaluated(trunk.model):
+        one, other = trunk.hidden(from_padded(rows.to(model.device)))[:, :-1].float()
+    if not torch.allclose(one, other, rtol=0.05, atol=0.05 * float(one.abs().max())):
+        raise UsageError(
+            f"{type(model).__name__} is no causal language model: a token changes what is said "
+            "before it. Give models for causal language modelling (AutoModelForCausalLM)"
+        )
+
+
+def refuse_self(teachers: Sequence[nn.Module], student: nn.Module) -> None:
+    """Refuse a student that is one of its teachers, or shares weights with one.
+
+    Raises:
+        UsageError: it does.
+    """
+    own = {parameter.data_ptr() for parameter in student.parameters() if parameter.numel()}
     for teacher in teachers:
         if any(parameter.data_ptr() in own for parameter in teacher.parameters()):
             raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from nexus.batch import Targets
@@ -20,7 +20,7 @@ def distillation_loss(
     teacher_logits: Float[Tensor, "*positions v"],
     T: float = 2.0,  # noqa: N803 the name the literature knows it by
     *,
-    mask: Bool[Tensor, "*positions"] | None = None,
+    mask: Shaped[Tensor, "*positions"] | None = None,
     divergence: str = "forward_kl",
     **parameters: Any,
 ) -> Float[Tensor, ""]:
@@ -36,7 +36,7 @@ def distillation_loss(
         teacher_logits: over the same vocabulary.
         T: the temperature. 2 is the specification's default; 1 measured best on language models
             (arXiv:2502.08606, G.2).
-        mask: true where a position counts; all do by default.
+        mask: true (or 1) where a position counts; all do by default.
         divergence: any name of `nexus.objectives.divergences.DIVERGENCES` that reads no targets.
         parameters: of the divergence: `beta` and `normalize` of jsd, `skew`, …
 
@@ -49,15 +49,21 @@ def distillation_loss(
             f"{tuple(teacher_logits.shape)}: both must be [..., vocabulary] of one tokenizer. Cut "
             "padded vocabularies to the tokenizer's size first"
         )
-    objective = Output.parse({"divergence": divergence, "temperature": T, **parameters})
+    objective = Output.parse({"temperature": T, **parameters, "divergence": divergence})
     if DIVERGENCES[divergence].reads_targets:
         raise UsageError(
             f"divergence '{divergence}' needs to know the target tokens: use KnowledgeDistiller"
         )
-    student = student_logits.flatten(0, -2).float()
-    teacher = teacher_logits.detach().flatten(0, -2).float()
+    vocabulary = student_logits.shape[-1]
+    student = student_logits.reshape(-1, vocabulary).float()
+    teacher = teacher_logits.detach().reshape(-1, vocabulary).float()
     if mask is not None:
-        kept = mask.flatten()
+        if mask.shape != student_logits.shape[:-1]:
+            raise UsageError(
+                f"mask is {tuple(mask.shape)}, but the logits have the positions "
+                f"{tuple(student_logits.shape[:-1])}: give one value for each"
+            )
+        kept = mask.reshape(-1) != 0  # a mask of integers would be taken for row numbers
         student, teacher = student[kept], teacher[kept]
     unknown = torch.zeros(len(student), dtype=torch.long, device=student.device)
     values = objective.per_token(

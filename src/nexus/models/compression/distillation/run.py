@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -11,8 +12,10 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from nexus.environment import fingerprint
 from nexus.errors import UsageError
 from nexus.hub import ModelSource, load_model, quiet
+from nexus.models.compression.distillation.distiller import refuse_self
 from nexus.pipeline import Models, run
 from nexus.recipe.schema import Recipe
 
@@ -34,6 +37,7 @@ def distill(
     divergence: str = "forward_kl",
     sequence_length: int = 512,
     train: Mapping[str, Any] | None = None,
+    fresh: bool = False,
 ) -> PreTrainedModel:
     """Distil `teacher` into `student` and return the trained student.
 
@@ -53,20 +57,22 @@ def distill(
         divergence: any that a recipe can name.
         sequence_length: tokens of a row. Longer texts are split.
         train: further keys of a recipe's `train`, for example {"learning_rate": 1e-4}.
+        fresh: put an earlier run in `output` aside and begin anew, as --fresh does.
 
     Raises:
         UsageError: for whatever a recipe would be refused for.
     """
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is {alpha}, but it is a weight between 0 and 1")
+    refuse_self([teacher], student)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(output).parent.resolve() if output else Path(scratch)
         name = Path(output).name if output else "run"
         texts = folder / f"{name}.data"
         values = {
             "output": name,
-            "teacher": {"model": teacher.name_or_path or "in memory"},
-            "student": {"kind": "pretrained", "model": student.name_or_path or "in memory"},
+            "teacher": {"model": _name_of(teacher)},
+            "student": {"kind": "pretrained", "model": _name_of(student)},
             "data": {
                 "sources": [_source(data, texts, "train")],
                 "heldout": [_source(heldout, texts, "heldout")] if heldout else [],
@@ -87,22 +93,39 @@ def distill(
         }
         recipe = Recipe.parse(values, where="distill")
         models = Models(teacher, student, tokenizer or _tokenizer_of(teacher))
-        directory = run(recipe, folder, models=models, say=_say)
+        directory = run(recipe, folder, models=models, fresh=fresh, say=_say)
         trained = load_model(ModelSource(model=str(directory.student.resolve())), folder)
     return trained
 
 
+def _name_of(model: PreTrainedModel) -> str:
+    """Its name, or a hash of its weights: a run is not continued with other models unnoticed."""
+    return model.name_or_path or f"in memory ({fingerprint(model)[:12]})"
+
+
 def _source(rows: Rows, folder: Path, name: str) -> dict[str, str]:
-    """A file as it is; rows in memory are written beside the run, so that it can be repeated."""
+    """A file as it is; rows in memory are written beside the run, so that it can be repeated.
+
+    The file is named after what is in it: a run is not continued with other rows unnoticed.
+    """
     if isinstance(rows, str | Path):
         return {"kind": "jsonl", "path": str(Path(rows).resolve())}
+    text = "".join(_line(row, f"{name}[{number}]") for number, row in enumerate(rows)).encode()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            values = {"text": row} if isinstance(row, str) else dict(row)
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+    path = folder / f"{name}-{hashlib.sha256(text).hexdigest()[:12]}.jsonl"
+    path.write_bytes(text)
     return {"kind": "jsonl", "path": str(path)}
+
+
+def _line(row: str | Mapping[str, Any], place: str) -> str:
+    values = {"text": row} if isinstance(row, str) else row
+    try:
+        return json.dumps(dict(values), ensure_ascii=False) + "\n"
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{place} is {str(row)[:80]!r} of type {type(row).__name__}. Give strings, or dicts of "
+            "strings and lists in a layout that a recipe's data may have"
+        ) from None
 
 
 def _tokenizer_of(teacher: PreTrainedModel) -> PreTrainedTokenizerBase:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from nexus import __version__
 from nexus.data.loader import Batches
 from nexus.launch import MARK
+from nexus.tokenizers import PROBES
 from nexus.training.parallel import Parallel
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pydantic")
@@ -76,17 +77,18 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of the token map and the chat template."""
+    """Hash of the token map, of what becomes of the probe strings, and of the chat template."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    encoded = [tokenizer(text)["input_ids"] for text in PROBES]
     template = tokenizer.chat_template or ""
-    return hashlib.sha256(f"{vocabulary}{template}".encode()).hexdigest()
+    return hashlib.sha256(f"{vocabulary}{encoded}{template}".encode()).hexdigest()
 
 
 def data_summary(batches: Batches) -> dict[str, Any]:
     summary = batches.summary
     sources: dict[str, Any] = {}
-    for split in ("train", "heldout"):
-        for source in getattr(summary, split):
+    for split, given in (("train", summary.train), ("heldout", summary.heldout)):
+        for source in given:
             facts = asdict(source)
             name = f"{split}: {facts.pop('source')}"
             name += f" ({len(sources)})" if name in sources else ""

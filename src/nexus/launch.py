@@ -22,7 +22,7 @@ def relaunch() -> None:
     if MARK in os.environ or not settings:
         return
     environment = {**os.environ, **settings, MARK: describe(settings)}
-    os.execve(sys.executable, [sys.executable, "-m", "nexus", *sys.argv[1:]], environment)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def memory_settings() -> dict[str, str]:

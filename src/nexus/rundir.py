@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -33,9 +34,9 @@ class RunDirectory:
         Raises:
             UsageError: if the directory holds a run of another recipe, or something else.
         """
-        if fresh and path.exists():
-            path.rename(path.with_name(f"{path.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
         run = cls(path)
+        if fresh and run.recipe_file.exists():
+            path.rename(_unused(f"{path.resolve()}-{time.strftime('%Y%m%d-%H%M%S')}"))
         if run.recipe_file.exists():
             changed = differences(load_recipe(run.recipe_file), recipe)
             if changed:
@@ -46,10 +47,9 @@ class RunDirectory:
                     "run is kept aside)"
                 )
             return run
-        if path.exists() and any(path.iterdir()):
-            raise UsageError(
-                f"'output' is {path}, which is not empty and holds no run. Choose another directory"
-            )
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            what = "is not empty and holds no run" if path.is_dir() else "is a file"
+            raise UsageError(f"'output' is {path}, which {what}. Choose another directory")
         path.mkdir(parents=True, exist_ok=True)
         run.write("recipe.yaml", dump(recipe))
         return run
@@ -77,3 +77,12 @@ class RunDirectory:
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         self.write(name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def _unused(name: str) -> Path:
+    """A path of this name, numbered if there is one already."""
+    return next(
+        path
+        for number in itertools.count(1)
+        if not (path := Path(name if number == 1 else f"{name}-{number}")).exists()
+    )

@@ -46,6 +46,15 @@ class WeightedSum:
             raise UsageError(f"all objectives have weight 0 at step {step}: raise one of them")
         return weights
 
+    def rehearse(self, steps: int) -> None:
+        """Ask for the weights from the first step to the last, before hours are spent on them.
+
+        Raises:
+            UsageError: if at some step nothing is left to learn from.
+        """
+        for percent in range(101):
+            self.weights((steps - 1) * percent // 100, steps)
+
     @cached_property
     def needs(self) -> Signal:
         """All that a teacher must be able to provide at some step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         )
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_OneKeyOnce)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no recipe: expected keys such as teacher, student, data")
@@ -73,34 +74,37 @@ class _OneKeyOnce(yaml.SafeLoader):
 
 def _apply(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    if not equals or not path:
+    *parents, last = path.split(".")
+    if not equals or not all((*parents, last)):
         raise UsageError(f"--set '{override}' is not of the form key.subkey=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.load(text, Loader=_OneKeyOnce)
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UsageError(f"--set '{override}': the value is not valid YAML") from None
-    *parents, last = path.split(".")
     place: Any = values
     for parent in parents:
         place = _step_into(place, parent, override)
-    if isinstance(place, list):
-        place[_index(place, last, override)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise UsageError(f"--set '{override}': there is nothing inside the value before '{last}'")
+    place[_key(place, last, override)] = value
 
 
 def _step_into(place: Any, key: str, override: str) -> Any:
+    """What stands at `key`, copied first: YAML can put one thing in two places (&a, *a)."""
+    at: Any = _key(place, key, override)
+    inner = place[at] if isinstance(place, list) or at in place else {}
+    place[at] = copy.copy(inner)
+    return place[at]
+
+
+def _key(place: Any, key: str, override: str) -> int | str:
     if isinstance(place, list):
-        return place[_index(place, key, override)]
+        return _index(place, key, override)
     if isinstance(place, dict):
-        return place.setdefault(key, {})
+        return key
     raise UsageError(f"--set '{override}': there is nothing inside the value before '{key}'")
 
 
 def _index(place: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(place):
+    if not (key.isascii() and key.isdigit() and int(key) < len(place)):
         raise UsageError(
             f"--set '{override}': '{key}' must be a number below {len(place)}, counted from 0"
         )

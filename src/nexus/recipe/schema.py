@@ -7,7 +7,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from nexus.data.loader import DataSpec
-from nexus.objectives.weighted_sum import AnyObjective
+from nexus.errors import UsageError
+from nexus.objectives.weighted_sum import AnyObjective, WeightedSum
 from nexus.spec import Spec
 from nexus.students import AnyStudent
 from nexus.teachers.local import LocalTeacherSpec
@@ -43,7 +44,7 @@ class Recipe(Spec):
 
     output: str
     """The run directory."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     teacher: AnyTeacher
     student: AnyStudent
     data: DataSpec
@@ -66,7 +67,25 @@ class Recipe(Spec):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError("two stages share a name: give each its own")
+        for stage in self.all_stages:
+            self._check(stage)
         return self
+
+    def _check(self, stage: Stage) -> None:
+        """What needs no model and no data to be told, before hours are spent on earlier stages."""
+        where = f"stage '{stage.name}': " if self.stages else ""
+        try:
+            WeightedSum(stage.objectives).rehearse(stage.train.steps)
+        except UsageError as error:
+            raise ValueError(f"{where}{error}") from None
+        tokens, length = stage.train.tokens_per_step, self.data.sequence_length
+        if tokens % length:
+            below = tokens // length * length
+            raise ValueError(
+                f"{where}train.tokens_per_step is {tokens}, which is no multiple of "
+                f"data.sequence_length {length}. Set it to "
+                + (f"{below} or {below + length}" if below else f"{length}")
+            )
 
     @property
     def all_stages(self) -> tuple[Stage, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -44,7 +45,7 @@ class Ensemble(Teacher):
                 "teachers that share a tokenizer can be averaged"
             )
         given = list(shares) if shares is not None else [1.0] * len(teachers)
-        if len(given) != len(teachers) or min(given) <= 0:
+        if len(given) != len(teachers) or not all(0 < share < math.inf for share in given):
             raise UsageError(f"shares are {given}: give one positive number for each teacher")
         self.teachers, self._mean = list(teachers), mean
         self._shares = tuple(share / sum(given) for share in given)

@@ -27,12 +27,13 @@ class Checkpoints:
     keep: int = 2
 
     def newest(self) -> Path | None:
-        """The checkpoint of the highest step. What was being written when a run died is swept."""
-        if not self.folder.exists():
-            return None
-        for leftover in self.folder.glob(".*"):
+        """The checkpoint of the highest step; one that is not whole has another name."""
+        return max(self._whole(), default=None, key=_step_of)
+
+    def sweep(self) -> None:
+        """Remove what was being written or removed when a run died. For one process alone."""
+        for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover)
-        return max(self.folder.glob("step-*"), default=None, key=_step_of)
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
         """Write all that training needs to go on after `step`, then drop older checkpoints."""
@@ -51,13 +52,12 @@ class Checkpoints:
         _flush(aside)
         aside.rename(final)
         _flush(self.folder)
-        for old in sorted(self.folder.glob("step-*"), key=_step_of)[: -self.keep]:
-            shutil.rmtree(old)
+        for old in sorted(self._whole(), key=_step_of)[: -self.keep]:
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}")))
         return final
 
-    def clear(self) -> None:
-        """The stage is done and its student saved: its checkpoints have served."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def _whole(self) -> list[Path]:
+        return [path for path in self.folder.glob("step-*") if path.name[5:].isdecimal()]
 
 
 def restore(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -99,7 +99,13 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             "Start over with --fresh"
         )
     for name, value in own.items():
-        value.copy_(tensors[name])
+        saved = tensors[name]
+        if (saved.shape, saved.dtype) != (value.shape, value.dtype):
+            raise NexusError(
+                f"the checkpoint does not fit the student: '{name}' is {_described(saved)} in the "
+                f"checkpoint, {_described(value)} in the student. Start over with --fresh"
+            )
+        value.copy_(saved)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -124,6 +130,10 @@ def _random_states() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ class Trackio:
         # It prints a write token, which has no place in a terminal that gets recorded.
         with contextlib.redirect_stdout(io.StringIO()):
             trackio.init(
-                project=PROJECT, name=run.name, config=dict(settings), resume="allow", embed=False
+                project=PROJECT,
+                name=name_on_dashboards(run),
+                config=dict(settings),
+                resume="allow",
+                embed=False,
             )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -60,8 +65,14 @@ class WeightsAndBiases:
             import wandb  # type: ignore[import-not-found]
         except ImportError:
             raise _absent("wandb", "wandb") from None
+        name = name_on_dashboards(run)
         self._run = wandb.init(
-            project=PROJECT, name=run.name, dir=str(run), config=dict(settings), resume="allow"
+            project=PROJECT,
+            id=name,
+            name=name,
+            dir=str(run),
+            config=dict(settings),
+            resume="allow",
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -69,6 +80,14 @@ class WeightsAndBiases:
 
     def finish(self) -> None:
         self._run.finish()
+
+
+def name_on_dashboards(run: Path) -> str:
+    """The same when a run is continued, and another for another run in a directory of its name."""
+    file = run / "dashboard.txt"
+    if not file.exists():
+        file.write_text(f"{run.resolve().name}-{secrets.token_hex(3)}", encoding="utf-8")
+    return file.read_text(encoding="utf-8")
 
 
 def _absent(name: str, extra: str) -> UsageError:

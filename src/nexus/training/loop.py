@@ -59,9 +59,9 @@ def train(
     settings, module = stage.settings, stage.module
     optimizer = adamw(module, settings.learning_rate, settings.betas, settings.weight_decay)
     checkpoints = Checkpoints(stage.folder / "checkpoints" / stage.name, settings.keep_checkpoints)
+    if parallel.is_main:
+        checkpoints.sweep()
     start = _resume(checkpoints, module, optimizer)
-    if start == settings.steps:
-        return
     wrapped = parallel.wrap(module.train())
     log = Metrics(stage.folder, start, stage.name, trackers, writes=parallel.is_main)
     with log, View(stage.name, start, settings.steps, quiet=quiet or not parallel.is_main) as view:

@@ -48,7 +48,7 @@ class Metrics:
             return
         self._file.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
         self._file.flush()
-        flat = dict(_flatten(values))
+        flat = dict(_flatten(values, f"{self._stage}/"))
         for tracker in self._trackers:
             tracker.log(step, flat)
 

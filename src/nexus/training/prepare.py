@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from nexus.errors import UsageError
+from nexus.hub import merged
 from nexus.kernels.decoder import compile_layers
 from nexus.training.optimizer import refuse_lost_updates
 from nexus.training.settings import LoraSpec, TrainSpec
@@ -24,15 +25,12 @@ def prepare(student: PreTrainedModel, settings: TrainSpec) -> nn.Module:
         UsageError: for bf16 weights at a rate that cannot move them, or LoRA without PEFT.
     """
     student.config.use_cache = False
-    if settings.precision == "pure_bf16":
-        cast(nn.Module, student).to(torch.bfloat16)
-    if settings.gradient_checkpointing:
-        cast(Any, student).gradient_checkpointing_enable({"use_reentrant": False})
+    dtype = torch.bfloat16 if settings.precision == "pure_bf16" else torch.float32
+    cast(nn.Module, student).to(dtype)
+    _checkpoint_activations(student, settings.gradient_checkpointing)
     model: nn.Module = student
     if settings.lora is not None:
         model = _with_adapter(student, settings.lora)
-        if settings.gradient_checkpointing:
-            cast(Any, student).enable_input_require_grads()
     refuse_lost_updates(model, settings.learning_rate)
     if compiles(settings, student):
         compile_layers(model)
@@ -47,10 +45,25 @@ def compiles(settings: TrainSpec, student: nn.Module) -> bool:
 
 
 def finish(model: nn.Module) -> PreTrainedModel:
-    """The plain transformers model, an adapter merged into its weights."""
+    """The plain transformers model with all its weights trainable, an adapter merged into them."""
     if isinstance(model, PreTrainedModel):
         return model
-    return cast(PreTrainedModel, cast(Any, model).merge_and_unload())
+    plain: PreTrainedModel = merged(model)
+    plain.requires_grad_(True)
+    return plain
+
+
+def _checkpoint_activations(student: PreTrainedModel, wanted: bool) -> None:
+    if not wanted:
+        if student.is_gradient_checkpointing:
+            cast(Any, student).activation_checkpointing_disable()
+        return
+    if not student.supports_gradient_checkpointing:
+        raise UsageError(
+            f"train.gradient_checkpointing is true, but {type(student).__name__} cannot recompute "
+            "its activations. Set it to false, or lower train.micro_batch_rows"
+        )
+    student.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _with_adapter(student: PreTrainedModel, lora: LoraSpec) -> nn.Module:

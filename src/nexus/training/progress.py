@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.text import Text
 
 LINES_A_RUN = 40
 """Without a terminal, about so many lines are printed for a run of any length."""
@@ -21,10 +22,18 @@ LINES_A_RUN = 40
 class View:
     """Shows each step: every loss term, KL at T = 1, agreement, speed, memory, time left."""
 
-    def __init__(self, stage: str, first: int, steps: int, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        stage: str,
+        first: int,
+        steps: int,
+        *,
+        quiet: bool = False,
+        console: Console | None = None,
+    ) -> None:
         self._stage, self._steps, self._quiet = stage, steps, quiet
         self._first, self._started = first, time.monotonic()
-        self._console = Console(file=sys.stderr, soft_wrap=True)
+        self._console = console or Console(file=sys.stderr, soft_wrap=True)
         self._every = max(1, steps // LINES_A_RUN)
         self._bar = Progress(TextColumn(stage), BarColumn(None), MofNCompleteColumn(), expand=True)
         self._task = self._bar.add_task(stage, total=steps, completed=first)
@@ -52,7 +61,7 @@ class View:
         facts = {**_facts(values), "time left": self._left(step)}
         if self._live is not None:
             self._bar.update(self._task, completed=step)
-            self._live.update(Panel(Group(self._bar, _grid(facts)), title="distilling"))
+            self._live.update(Panel(Group(self._bar, _columns(facts)), title="distilling"))
         elif step % self._every == 0 or step in (self._first + 1, self._steps):
             words = "  ".join(f"{name} {value}" for name, value in facts.items())
             self._console.print(
@@ -86,11 +95,7 @@ def _facts(values: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _grid(facts: Mapping[str, str]) -> Table:
-    table = Table.grid(padding=(0, 3), expand=True)
-    columns = [[f"[dim]{name}[/]", f"[bold]{value}[/]"] for name, value in facts.items()]
-    for _ in columns:
-        table.add_column()
-    table.add_row(*(name for name, _ in columns))
-    table.add_row(*(value for _, value in columns))
-    return table
+def _columns(facts: Mapping[str, str]) -> Columns:
+    """As many facts beside each other as the terminal is wide; none is ever cut."""
+    pairs = (Text.assemble((name, "dim"), " ", (value, "bold")) for name, value in facts.items())
+    return Columns(pairs, padding=(0, 3))

@@ -11,6 +11,7 @@ from nexus.spec import Spec
 from nexus.training.metrics import Dashboard
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LoraSpec(Spec):
@@ -41,7 +42,7 @@ class TrainSpec(Spec):
     """wsd: the last share of the run, in which the rate falls."""
     final_share: Share = 0.0
     """The share of the peak rate that is left at the end."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: float = Field(default=0.01, ge=0)
     clip_gradient: float = Field(default=1.0, gt=0)
     """The gradient's largest norm."""

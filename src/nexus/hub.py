@@ -7,11 +7,12 @@ model, and pickled weights are never read.
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +81,9 @@ def load_model(source: ModelSource, folder: Path, dtype: Dtype | None = None) ->
     dequantize = {"quantization_config": GgufConfig(dequantize=True)} if source.gguf_file else {}
     loader: Any = AutoModelForCausalLM
     model: PreTrainedModel
-    with quiet(), _explained(source):
+    # Dequantising a GGUF file draws a bar of its own, which nothing else turns off.
+    bar = redirect_stderr(io.StringIO()) if source.gguf_file else nullcontext()
+    with quiet(), _explained(source), bar:
         model, report = loader.from_pretrained(
             where,
             dtype=precision if precision == "auto" else getattr(torch, precision),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -34,24 +33,24 @@ def test_while_training_a_signal_only_sets_the_flag(
     listening: Stopping, number: signal.Signals
 ) -> None:
     with listening.gently():
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert listening()
 
 
 def test_elsewhere_a_signal_acts_at_once(listening: Stopping) -> None:
     with pytest.raises(Interrupted, match="SIGTERM"):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
     assert listening()
 
 
 def test_a_second_signal_ends_the_process_resumably() -> None:
     program = (
-        "import os, signal\n"
+        "import signal\n"
         "from nexus.stopping import Stopping\n"
         "s = Stopping(); s.listen(lambda text: None)\n"
         "with s.gently():\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
         "    print('still here')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

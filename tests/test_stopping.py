@@ -29,12 +29,14 @@ def test_nobody_asks_unless_a_signal_comes() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_while_training_a_signal_only_sets_the_flag(
+def test_while_training_a_signal_waits_for_the_end(
     listening: Stopping, number: signal.Signals
 ) -> None:
-    with listening.gently():
+    with pytest.raises(Interrupted, match="training was done"), listening.gently():
         signal.raise_signal(number)
         assert listening()
+        reached = True
+    assert reached
 
 
 def test_elsewhere_a_signal_acts_at_once(listening: Stopping) -> None:

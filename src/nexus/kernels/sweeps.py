@@ -103,7 +103,9 @@ class Sweeps:
         weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Overwrites `products` by the gradient; returns values and observations per token."""
-        normalize, evaluate, differentiate = _functions(self)
+        # A single row would be compiled anew, since its length cannot vary.
+        fused = self.fused and len(products) > 1
+        normalize, evaluate, differentiate = _fused(self) if fused else self._plain
         self._let_rows_vary(products, *_tensors(told), *targets)
         known = normalize(products, bias, told, biases)
         for statistics in (known.student, *known.teacher):
@@ -112,6 +114,10 @@ class Sweeps:
         self._let_rows_vary(slopes)
         differentiate(products, bias, told, biases, known, slopes, targets, weights)
         return values, seen
+
+    @property
+    def _plain(self) -> tuple[Callable[..., Any], ...]:
+        return self.normalize, self.evaluate, self.differentiate
 
     def normalize(self, products: Tensor, bias: Tensor | None, told: Told, biases: Biases) -> Known:
         """The statistics of both, as far as they have logits."""
@@ -135,12 +141,9 @@ class Sweeps:
         """Values, observations, and the derivative of the weighted sum by the student's log Z."""
         student = self.finish(products, bias) - known.student.top.unsqueeze(-1)
         teacher = self.teacher(told, biases, known.teacher)
-
-        def weighted(own: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            values, seen = self._values(student, own, teacher, targets)
-            return (weights @ values).sum(), (values, seen)
-
-        slopes, (values, seen) = torch.func.grad(weighted, has_aux=True)(known.student.normalizers)
+        slopes, (values, seen) = torch.func.grad(self._weighted, has_aux=True)(
+            known.student.normalizers, student, teacher, targets, weights
+        )
         return values, seen, slopes
 
     def differentiate(
@@ -155,22 +158,44 @@ class Sweeps:
         weights: Tensor,
     ) -> None:
         """Overwrites `products` by the gradient of the weighted sum with respect to them."""
-        top, normalizers = known.student
         teacher = self.teacher(told, biases, known.teacher)
+        gradient = torch.func.grad(self._surrogate)(
+            products, bias, known.student, teacher, slopes, targets, weights
+        )
+        products.copy_(gradient)
 
-        def surrogate(products: Tensor) -> Tensor:
-            student = self.finish(products, bias) - top.unsqueeze(-1)
-            values, _ = self._values(student, normalizers, teacher, targets)
-            total = (weights @ values).sum()
-            for temperature, own, slope in zip(
-                self.losses.temperatures, normalizers.unbind(-1), slopes.unbind(-1), strict=True
-            ):
-                # The derivative of exp(z / T - log Z) at fixed log Z is softmax(z / T) / T.
-                softmax = torch.exp(student / temperature - own.unsqueeze(-1))
-                total = total + (slope.unsqueeze(-1) * softmax).sum()
-            return total
+    def _weighted(
+        self,
+        normalizers: Tensor,
+        student: Tensor,
+        teacher: Scores | Support | None,
+        targets: Targets,
+        weights: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The weighted sum as a function of the student's normalisers, its logits held still."""
+        values, seen = self._values(student, normalizers, teacher, targets)
+        return (weights @ values).sum(), (values, seen)
 
-        products.copy_(torch.func.grad(surrogate)(products))
+    def _surrogate(
+        self,
+        products: Tensor,
+        bias: Tensor | None,
+        known: Statistics,
+        teacher: Scores | Support | None,
+        slopes: Tensor,
+        targets: Targets,
+        weights: Tensor,
+    ) -> Tensor:
+        """What has the gradient of the weighted sum in the products, normalisers held still."""
+        student = self.finish(products, bias) - known.top.unsqueeze(-1)
+        values, _ = self._values(student, known.normalizers, teacher, targets)
+        total = (weights @ values).sum()
+        each = zip(known.normalizers.unbind(-1), slopes.unbind(-1), strict=True)
+        for temperature, (own, slope) in zip(self.losses.temperatures, each, strict=True):
+            # The derivative of exp(z / T - log Z) at fixed log Z is softmax(z / T) / T.
+            softmax = torch.exp(student / temperature - own.unsqueeze(-1))
+            total = total + (slope.unsqueeze(-1) * softmax).sum()
+        return total
 
     def _values(
         self, student: Tensor, own: Tensor, teacher: Scores | Support | None, targets: Targets
@@ -206,8 +231,7 @@ class Sweeps:
     def _let_rows_vary(self, *tensors: Tensor) -> None:
         """Chunks differ in length: without this the second length would compile everything anew."""
         for tensor in tensors if self.fused else ():
-            if tensor.shape[0] > 1:
-                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
 
 
 def _statistics(logits: Tensor, temperatures: tuple[float, ...]) -> Statistics:
@@ -230,6 +254,7 @@ def _tensors(told: Told) -> tuple[Tensor, ...]:
 
 
 @functools.cache
-def _functions(sweeps: Sweeps) -> tuple[Callable[..., Any], ...]:
-    functions = (sweeps.normalize, sweeps.evaluate, sweeps.differentiate)
-    return tuple(torch.compile(f) for f in functions) if sweeps.fused else functions
+def _fused(sweeps: Sweeps) -> tuple[Callable[..., Any], ...]:
+    # Isolated, since what is shared is given up for good, silently, after eight sets of losses.
+    alone: dict[str, Any] = {"isolate_recompiles": True}  # which the types of 2.13 do not know yet
+    return tuple(torch.compile(f, **alone) for f in sweeps._plain)

@@ -107,8 +107,6 @@ def run(
             comes before the first step, nothing of the run is left.
         Interrupted: if it was stopped; the same call goes on.
     """
-    for stage in recipe.all_stages:
-        WeightedSum(stage.objectives)  # mistakes in them are found before anything loads
     with processes() as parallel:
         say = say if parallel.is_main else _silent
         directory = open_directory(folder / recipe.output, recipe, parallel, fresh=fresh)

@@ -1,0 +1,157 @@
+"""Every recipe that is shipped runs from end to end, with small things in place of large ones."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from nexus.pipeline import run
+from nexus.recipe.load import dump, load
+from nexus.recipe.schema import Recipe
+from nexus.results import Evaluation
+from nexus.rundir import RunDirectory
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
+
+ROWS = {
+    "text": [{"text": text} for text in SMALL["sentences"](12)],
+    "messages": [
+        {
+            "messages": [
+                {"role": "user", "content": f"{a} + 1?"},
+                {"role": "assistant", "content": f"{a + 1}"},
+            ]
+        }
+        for a in range(12)
+    ],
+    "question": [{"question": f"{a} + 1?", "answer": f"{a + 1}"} for a in range(12)],
+    "prompt": [{"prompt": f"def f{a}(", "completion": "): pass"} for a in range(12)],
+}
+LAYOUTS = {
+    "HuggingFaceFW/fineweb-edu": "text",
+    "HuggingFaceH4/no_robots": "messages",
+    "openai/gsm8k": "question",
+    "train.jsonl": "text",
+    "heldout.jsonl": "text",
+    "code.jsonl": "prompt",
+    "code_heldout.jsonl": "prompt",
+}
+"""The columns of everything that the recipes name."""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workspace")
+    SMALL["write_workspace"](folder)
+    for layout, rows in ROWS.items():
+        SMALL["write_rows"](folder / f"{layout}.jsonl", rows)
+    return folder
+
+
+def small(recipe: dict[str, Any], output: Path) -> list[str]:
+    """`--set` arguments that put small models and rows in the place of large ones."""
+    changes: dict[str, Any] = {
+        "output": output,
+        "teacher.model": "teacher",
+        "data.sequence_length": 128,
+        "evaluate.samples": 1,
+        "evaluate.speed_seconds": 0,
+    }
+    match recipe["student"]["kind"]:
+        case "pretrained":
+            changes["student.model"] = "student"
+        case "scratch":
+            changes["student.config"] = "student"
+        case "layers":
+            changes["student.count"] = 2
+    for split in ("sources", "heldout"):
+        for number, source in enumerate(recipe["data"][split]):
+            layout = LAYOUTS[source.get("name") or source["path"]]
+            task = f", task: {source['task']}" if "task" in source else ""
+            changes[f"data.{split}.{number}"] = f"{{kind: jsonl, path: {layout}.jsonl{task}}}"
+    stages = [f"stages.{number}.train" for number in range(len(recipe.get("stages", [])))]
+    for train in stages or ["train"]:
+        changes |= {
+            f"{train}.steps": 2,
+            f"{train}.tokens_per_step": 256,
+            f"{train}.warmup_steps": 0,
+            f"{train}.dashboard": "none",
+        }
+    return [f"{key}={value}" for key, value in changes.items()]
+
+
+@pytest.fixture(scope="module", params=RECIPES, ids=lambda path: path.stem)
+def finished(request: pytest.FixtureRequest, workspace: Path) -> tuple[str, Recipe, RunDirectory]:
+    path: Path = request.param
+    recipe = load(path, small(yaml.safe_load(path.read_text()), workspace / "runs" / path.stem))
+    return path.stem, recipe, run(recipe, workspace)
+
+
+Finished = tuple[str, Recipe, RunDirectory]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_valid_as_it_is_and_names_its_own_run(path: Path, tmp_path: Path) -> None:
+    recipe = load(path)
+    assert recipe.output == f"runs/{path.stem}"
+    assert f"nexus distill recipes/{path.name}" in path.read_text()
+    (tmp_path / "resolved.yaml").write_text(dump(recipe))
+    assert load(tmp_path / "resolved.yaml") == recipe
+
+
+def test_a_recipe_runs_to_its_report(finished: Finished, workspace: Path) -> None:
+    _, recipe, directory = finished
+    steps = [
+        json.loads(line) for line in (directory.path / "metrics.jsonl").read_text().splitlines()
+    ]
+    said = [(step["stage"], step["step"]) for step in steps]
+    assert said == [(stage.name, step) for stage in recipe.all_stages for step in (1, 2)]
+    for stage in recipe.all_stages:
+        labels = {objective.label for objective in stage.objectives}
+        assert all(step["terms"].keys() == labels for step in steps if step["stage"] == stage.name)
+    evaluation = Evaluation.load(directory.path)
+    assert evaluation is not None and evaluation.heldout is not None
+    assert evaluation.heldout.trained.forward_kl is not None
+    assert directory.is_finished and (directory.student / "README.md").is_file()
+
+
+def test_its_student_is_an_ordinary_model_of_the_right_shape(
+    finished: Finished, workspace: Path
+) -> None:
+    _, recipe, directory = finished
+    student = AutoModelForCausalLM.from_pretrained(directory.student)
+    teacher = AutoModelForCausalLM.from_pretrained(workspace / "teacher")
+    assert student.config.num_hidden_layers == 2 < teacher.config.num_hidden_layers
+    assert student.dtype == torch.float32
+    assert not list(directory.student.glob("adapter*"))
+    if recipe.student.kind == "pretrained":
+        before = AutoModelForCausalLM.from_pretrained(workspace / "student")
+        pairs = zip(student.parameters(), before.parameters(), strict=True)
+        moved = [not torch.equal(after, earlier) for after, earlier in pairs]
+        # An adapter moves the linear layers alone: neither embeddings nor norms.
+        assert any(moved) and all(moved) == (recipe.all_stages[0].train.lora is None)
+
+
+def test_only_what_the_assistant_says_is_learnt(finished: Finished) -> None:
+    name, _, directory = finished
+    data = json.loads((directory.path / "environment.json").read_text())["data"]
+    tokens, targets, documents = (
+        sum(facts[key] for source, facts in data.items() if source.startswith("train"))
+        for key in ("tokens", "target_tokens", "examples")
+    )
+    if name in ("chat", "lora"):
+        # "1" or "10", and <|im_end|>.
+        assert targets == sum(len(str(a + 1)) + 1 for a in range(12))
+        assert tokens > 5 * targets
+    elif name != "mixture":
+        assert targets == tokens - documents  # all but the first token of each

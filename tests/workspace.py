@@ -1,0 +1,65 @@
+"""A workspace at smoke size: models that are made on the spot, text, and a recipe that works.
+
+Loaded with `runpy.run_path`, since tests are no package.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TINY = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "tiny.py"))
+make_model, make_tokenizer, sentences = (
+    TINY[name] for name in ("make_model", "make_tokenizer", "sentences")
+)
+
+RECIPE: dict[str, Any] = {
+    "output": "run",
+    "teacher": {"kind": "local", "model": "teacher", "dtype": "float32"},
+    "student": {"kind": "pretrained", "model": "student"},
+    "data": {
+        "sources": [{"kind": "jsonl", "path": "train.jsonl"}],
+        "heldout": [{"kind": "jsonl", "path": "heldout.jsonl"}],
+        "sequence_length": 128,
+        "over_long": "split",
+    },
+    "objectives": [{"kind": "output", "divergence": "forward_kl", "temperature": 1.0}],
+    "train": {
+        "steps": 4,
+        "tokens_per_step": 256,
+        "micro_batch_rows": 1,
+        "learning_rate": 3.0e-3,
+        "warmup_steps": 1,
+        "precision": "fp32",
+        "save_every": 2,
+        "dashboard": "none",
+    },
+    "evaluate": {"speed_seconds": 0, "samples": 1, "sample_tokens": 8},
+}
+
+
+def write_workspace(folder: Path) -> Path:
+    """teacher/, student/, train.jsonl, heldout.jsonl and recipe.yaml; returns the recipe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save(folder / "teacher", make_model(layers=4, seed=1))
+    save(folder / "student", make_model(layers=2, seed=2))
+    texts = sentences(60)
+    write_rows(folder / "train.jsonl", [{"text": text} for text in texts[:50]])
+    write_rows(folder / "heldout.jsonl", [{"text": text} for text in texts[50:]])
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    return recipe
+
+
+def save(folder: Path, model: Any, tokenizer: Any = None) -> None:
+    model.save_pretrained(folder)
+    (tokenizer or make_tokenizer()).save_pretrained(folder)
+
+
+def write_rows(path: Path, rows: Sequence[Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

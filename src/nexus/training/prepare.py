@@ -55,7 +55,7 @@ def finish(model: nn.Module) -> PreTrainedModel:
 
 def _checkpoint_activations(student: PreTrainedModel, wanted: bool) -> None:
     if not wanted:
-        if student.is_gradient_checkpointing:
+        if student.is_activation_checkpointing:
             cast(Any, student).activation_checkpointing_disable()
         return
     if not student.supports_gradient_checkpointing:

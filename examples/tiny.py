@@ -1,7 +1,7 @@
 """What the examples work on: models made on the spot, or any that you name.
 
-    python examples/01_output.py
-    python examples/01_output.py --teacher Qwen/Qwen3-1.7B --student Qwen/Qwen3-0.6B
+python examples/01_output.py
+python examples/01_output.py --teacher Qwen/Qwen3-1.7B --student Qwen/Qwen3-0.6B
 """
 
 from __future__ import annotations

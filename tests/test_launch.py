@@ -1,0 +1,65 @@
+"""The process is started again at most once, with settings that leave a user's own alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nexus import launch
+
+PROGRAM = (
+    "import os, sys\n"
+    "from nexus.launch import MARK, relaunch\n"
+    "before = os.environ.get(MARK)\n"
+    "relaunch()\n"
+    "print(before, '|', os.environ.get(MARK), '|', sys.argv[1:], '|', os.getpid())\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (launch.MARK, "LD_PRELOAD", "THP_MEM_ALLOC_ENABLE", "MALLOC_MMAP_MAX_"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.platform, "system", lambda: "Darwin")
+    assert launch.memory_settings() == {}
+
+
+def test_an_allocator_of_the_users_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "")
+    assert launch.memory_settings() == {}
+
+
+def test_a_setting_of_the_users_own_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.platform, "system", lambda: "Linux")
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    assert "THP_MEM_ALLOC_ENABLE" not in launch.memory_settings()
+
+
+def test_what_is_set_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.platform, "system", lambda: "Linux")
+    settings = launch.memory_settings()
+    words = launch.describe(settings)
+    assert ("huge pages" in words) == ("THP_MEM_ALLOC_ENABLE" in settings)
+    assert ("tcmalloc" in words) == ("LD_PRELOAD" in settings)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is set elsewhere")
+def test_a_process_restarts_once_with_its_arguments_and_its_number() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != launch.MARK}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "--some", "argument"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    out, _ = process.communicate(timeout=60)
+    before, after, arguments, pid = (part.strip() for part in out.strip().split("|"))
+    assert before == after != "None"  # it printed in the second life only
+    assert arguments == "['--some', 'argument']"
+    assert int(pid) == process.pid  # whoever waits for it still can

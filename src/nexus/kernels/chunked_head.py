@@ -147,11 +147,13 @@ class _ChunkedHead(torch.autograd.Function):
                 gradients.add(project, products, start, stop)
                 values.append(value)
                 observed.append(seen)
-        ctx.gradients = gradients
-        value = torch.cat(values, dim=1)
+            value = torch.cat(values, dim=1)
+            # Still without autocast: a bf16 sum would make the gradient from above bf16, too.
+            total = (weights @ value).sum()
         seen = torch.cat(observed, dim=1) if observed else weights.new_zeros(sweeps.losses.seen, 0)
+        ctx.gradients = gradients
         ctx.mark_non_differentiable(value, seen)
-        return (weights @ value).sum(), value, seen
+        return total, value, seen
 
     @staticmethod
     @torch.autograd.function.once_differentiable

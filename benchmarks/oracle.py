@@ -10,8 +10,6 @@ Each arm trains it in another way on the same tokens; the table says how far fro
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from machine import described
+from machine import facts as machine_facts
+from results import RESULTS, publish, table
 from torch import Tensor
 
 from nexus.batch import Targets
@@ -29,7 +30,6 @@ from nexus.signals import Scores, Support
 VOCABULARY, RANK, TOKENS_PER_STEP, STEPS, SEEDS = 128, 16, 64, 3000, 3
 KEPT, DRAWS = 12, 20
 LEARNING_RATE = 0.02
-RESULTS = Path(__file__).parent / "results" / "oracle.json"
 
 Teacher = Callable[[Tensor], Scores | Support]
 """From the true log-probabilities of some positions to what the student is told of them."""
@@ -160,14 +160,14 @@ def compare(arms: Sequence[Arm], seeds: int, steps: int) -> dict[str, list[Resul
 
 
 def _table(results: dict[str, list[Result]]) -> str:
-    lines = [f"{'arm':<34} {'KL':>7} {'± sd':>7} {'top-12 mass':>12} {'overconfident':>14}"]
+    rows = []
     for name, runs in sorted(results.items(), key=lambda item: _mean(item[1], "kl")):
         spread = statistics.stdev(run.kl for run in runs) if len(runs) > 1 else 0.0
-        lines.append(
-            f"{name:<34} {_mean(runs, 'kl'):7.4f} {spread:7.4f} {_mean(runs, 'kept_mass'):12.3f} "
-            f"{_mean(runs, 'overconfidence'):+14.3f}"
+        mass, surplus = _mean(runs, "kept_mass"), _mean(runs, "overconfidence")
+        rows.append(
+            [name, f"{_mean(runs, 'kl'):.4f} ± {spread:.4f}", f"{mass:.3f}", f"{surplus:+.3f}"]
         )
-    return "\n".join(lines)
+    return table(["arm", "KL(truth, student)", "mass on the top 12", "overconfidence"], rows)
 
 
 def _mean(runs: Sequence[Result], field: str) -> float:
@@ -181,42 +181,35 @@ def _language_facts(seeds: int) -> dict[str, float]:
     return {"entropy": statistics.mean(entropies), "top_12_mass": statistics.mean(masses)}
 
 
-def _machine() -> dict[str, str | int]:
-    described = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (described.read_text().splitlines() if described.exists() else [])
-        if line.startswith("model name")
-    ]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        description="How far from a known truth each way of training ends."
+    )
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "oracle")
     options = parser.parse_args()
     torch.set_num_threads(1)  # such small products only lose by being shared out
-    started = time.perf_counter()
-    facts = _language_facts(options.seeds)
-    print(f"entropy {facts['entropy']:.2f} nats, top-12 mass {facts['top_12_mass']:.3f}\n")
+    machine, started = machine_facts(), time.perf_counter()
+    truth = _language_facts(options.seeds)
     results = compare(ARMS, options.seeds, options.steps)
-    print(_table(results))
-    record = {
-        "machine": _machine(),
+    seconds = time.perf_counter() - started
+    text = [
+        "# Oracle: how far from a known truth each way of training ends",
+        f"{options.seeds} languages with an entropy of {truth['entropy']:.2f} nats and "
+        f"{truth['top_12_mass']:.3f} of the mass on the 12 most likely tokens; {options.steps} "
+        f"steps of {TOKENS_PER_STEP} tokens; mean ± deviation; {seconds:.0f} seconds in all.",
+        _table(results),
+        described(machine),
+    ]
+    facts = {
+        "machine": machine,
         "steps": options.steps,
-        "seconds": round(time.perf_counter() - started, 1),
-        "language": facts,
+        "seconds": round(seconds, 1),
+        "language": truth,
         "arms": {name: [vars(run) for run in runs] for name, runs in results.items()},
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(record, indent=2) + "\n")
+    publish("\n\n".join(text), facts, options.output)
 
 
 if __name__ == "__main__":

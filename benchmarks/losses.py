@@ -13,7 +13,7 @@ from torch.nn import functional
 from nexus.batch import IGNORED, Targets
 from nexus.kernels.chunked_head import Workspace, chunked_head
 from nexus.kernels.sweeps import Losses
-from nexus.objectives.observers import agreement, forward_kl
+from nexus.objectives.observers import agreement_or_tie, forward_kl
 from nexus.objectives.output import Output
 from nexus.objectives.task import Task
 from nexus.signals import Head, Headed
@@ -100,7 +100,7 @@ def _nexus(fused: bool, observed: bool = False) -> Callable[[Problem], Step]:
     """As `DistillationModule` calls it; `observed` is what the training loop watches beside it."""
     objectives = (Task(), Output(divergence="forward_kl", temperature=TEMPERATURE))
     weights = torch.tensor([ALPHA, 1 - ALPHA])
-    watched = (forward_kl, agreement) if observed else ()
+    watched = (forward_kl, agreement_or_tie) if observed else ()
     losses = Losses(
         tuple(objective.per_token for objective in objectives),
         watched,

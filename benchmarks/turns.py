@@ -29,19 +29,21 @@ class Clock:
     def __init__(self, connection: Connection, warmups: int) -> None:
         self._connection = connection
         self._left = warmups
-        self._began = 0.0
+        self._began = (0.0, 0.0)
 
     def begin(self) -> None:
         self._connection.recv()
-        self._began = time.perf_counter()
+        self._began = (time.perf_counter(), time.process_time())
 
     def end(self, **facts: Any) -> None:
         """End the turn. The peak of memory begins anew after the last turn that is not counted."""
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self._began[0]
+        processor_seconds = time.process_time() - self._began[1]
         self._left -= 1
         if self._left == 0:
             forget_peak()
-        self._connection.send({"seconds": seconds, **facts})
+        times = {"seconds": seconds, "processor_seconds": processor_seconds}
+        self._connection.send({**times, **facts})
 
 
 Play = Callable[..., Facts]
@@ -71,6 +73,11 @@ class Outcome:
     @property
     def seconds(self) -> list[float]:
         return [turn["seconds"] for turn in self.turns]
+
+    @property
+    def processors(self) -> float:
+        """How many processors it had on average: below its threads, others were at work too."""
+        return sum(turn["processor_seconds"] for turn in self.turns) / sum(self.seconds)
 
     @property
     def median(self) -> float:

@@ -11,8 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from nexus.data.loader import from_padded
 from nexus.errors import UsageError
-from nexus.kernels.decoder import evaluated, without_adapters
-from nexus.kernels.lm_head import Trunk, head_rows, prove
+from nexus.kernels.lm_head import prove
+from nexus.models.compression.distillation.fit import (
+    common_vocabulary,
+    refuse_self,
+    refuse_too_long,
+    refuse_what_looks_ahead,
+)
 from nexus.objectives.output import Output
 from nexus.objectives.task import Task
 from nexus.objectives.weighted_sum import WeightedSum
@@ -20,7 +25,6 @@ from nexus.signals import Mean, Signals
 from nexus.teachers.ensemble import Ensemble
 from nexus.teachers.local import LocalTeacher
 from nexus.teachers.teacher import Teacher
-from nexus.tokenizers import shared_vocabulary
 from nexus.training.module import DistillationModule
 
 
@@ -89,7 +93,7 @@ class KnowledgeDistiller:
         if not teachers:
             raise UsageError("the list of teachers is empty: give at least one")
         refuse_self(teachers, student)
-        vocabulary = _vocabulary(teachers, student, tokenizer)
+        vocabulary = common_vocabulary(teachers, student, tokenizer)
         locals_ = [LocalTeacher(model, vocabulary, packed=False) for model in teachers]
         self.teacher: Teacher = locals_[0] if len(locals_) == 1 else Ensemble(locals_, teacher_mean)
         objectives = WeightedSum((Task(weight=alpha), output))
@@ -98,8 +102,8 @@ class KnowledgeDistiller:
         )
         self._trunks = [*(local.trunk for local in locals_), self.module.trunk]
         for trunk in self._trunks:
+            refuse_what_looks_ahead(trunk)
             prove(trunk)
-            _refuse_what_looks_ahead(trunk)
 
     def compute_loss(
         self,
@@ -123,7 +127,8 @@ class KnowledgeDistiller:
             UsageError: for shapes that differ or rows longer than the models' context.
         """
         batch = from_padded(input_ids, labels, attention_mask)
-        self._refuse_too_long(input_ids.shape[1])
+        for trunk in self._trunks:
+            refuse_too_long(trunk.model, input_ids.shape[1])
         weights = self.module.objectives.weights(0, 1)
         wanted = self.module.wanted(weights)
         signals = self.teacher.signals(batch, wanted) if wanted else Signals()
@@ -131,59 +136,3 @@ class KnowledgeDistiller:
         count = batch.target_count if num_items_in_batch is None else num_items_in_batch
         total: Tensor = losses.total / torch.as_tensor(count, device=losses.total.device).clamp(1)
         return total
-
-    def _refuse_too_long(self, length: int) -> None:
-        for trunk in self._trunks:
-            model = without_adapters(trunk.model)
-            limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-            if limit and length > limit:
-                raise UsageError(
-                    f"input_ids has rows of {length} tokens, but {type(model).__name__} takes at "
-                    f"most {limit}: cut or split them"
-                )
-
-
-@torch.no_grad()
-def _refuse_what_looks_ahead(trunk: Trunk) -> None:
-    """In a causal language model the last token changes nothing before it."""
-    tokens = torch.arange(8) % trunk.vocabulary
-    rows = torch.stack([tokens, tokens])
-    rows[1, -1] = (tokens[-1] + 1) % trunk.vocabulary
-    model = without_adapters(trunk.model)
-    with evaluated(trunk.model):
-        one, other = trunk.hidden(from_padded(rows.to(model.device)))[:, :-1].float()
-    if not torch.allclose(one, other, rtol=0.05, atol=0.05 * float(one.abs().max())):
-        raise UsageError(
-            f"{type(model).__name__} is no causal language model: a token changes what is said "
-            "before it. Give models for causal language modelling (AutoModelForCausalLM)"
-        )
-
-
-def refuse_self(teachers: Sequence[nn.Module], student: nn.Module) -> None:
-    """Refuse a student that is one of its teachers, or shares weights with one.
-
-    Raises:
-        UsageError: it does.
-    """
-    own = {parameter.data_ptr() for parameter in student.parameters() if parameter.numel()}
-    for teacher in teachers:
-        if any(parameter.data_ptr() in own for parameter in teacher.parameters()):
-            raise UsageError(
-                "the teacher shares weights with the student: a model is at distance zero from "
-                "itself and learns nothing. Give a frozen copy (copy.deepcopy) as the teacher"
-            )
-
-
-def _vocabulary(
-    teachers: Sequence[nn.Module], student: nn.Module, tokenizer: PreTrainedTokenizerBase | None
-) -> int:
-    rows = [head_rows(model) for model in (*teachers, student)]
-    if tokenizer is not None:
-        return min(shared_vocabulary(tokenizer, size, rows[-1])[0] for size in rows[:-1])
-    if len(set(rows)) > 1:
-        raise UsageError(
-            f"the models' heads have {', '.join(map(str, rows))} rows (the student's last). If "
-            "they share a tokenizer and only padding differs, pass tokenizer=; if not, output "
-            "distillation does not apply"
-        )
-    return rows[0]

@@ -49,6 +49,8 @@ def distillation_loss(
             f"{tuple(teacher_logits.shape)}: both must be [..., vocabulary] of one tokenizer. Cut "
             "padded vocabularies to the tokenizer's size first"
         )
+    if odd := sorted(parameters.keys() & {"kind", "name", "weight"}):
+        raise UsageError(f"'{odd[0]}' is no parameter of divergence '{divergence}': drop it")
     objective = Output.parse({"temperature": T, **parameters, "divergence": divergence})
     if DIVERGENCES[divergence].reads_targets:
         raise UsageError(

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from nexus.environment import fingerprint
 from nexus.errors import UsageError
 from nexus.hub import ModelSource, load_model, quiet
-from nexus.models.compression.distillation.distiller import refuse_self
+from nexus.models.compression.distillation.fit import refuse_self
 from nexus.pipeline import Models, run
 from nexus.recipe.schema import Recipe
 
@@ -37,6 +37,7 @@ def distill(
     divergence: str = "forward_kl",
     sequence_length: int = 512,
     train: Mapping[str, Any] | None = None,
+    evaluate: Mapping[str, Any] | None = None,
     fresh: bool = False,
 ) -> PreTrainedModel:
     """Distil `teacher` into `student` and return the trained student.
@@ -57,6 +58,7 @@ def distill(
         divergence: any that a recipe can name.
         sequence_length: tokens of a row. Longer texts are split.
         train: further keys of a recipe's `train`, for example {"learning_rate": 1e-4}.
+        evaluate: keys of a recipe's `evaluate`; without `output` nothing is timed or continued.
         fresh: put an earlier run in `output` aside and begin anew, as --fresh does.
 
     Raises:
@@ -89,7 +91,11 @@ def distill(
                 "dashboard": "none",
                 **(train or {}),
             },
-            "evaluate": {"speed_seconds": 5 if output else 0, "samples": 3 if output else 0},
+            "evaluate": {
+                "speed_seconds": 5 if output else 0,
+                "samples": 3 if output else 0,
+                **(evaluate or {}),
+            },
         }
         recipe = Recipe.parse(values, where="distill")
         models = Models(teacher, student, tokenizer or _tokenizer_of(teacher))
@@ -117,10 +123,10 @@ def _source(rows: Rows, folder: Path, name: str) -> dict[str, str]:
     return {"kind": "jsonl", "path": str(path)}
 
 
-def _line(row: str | Mapping[str, Any], place: str) -> str:
-    values = {"text": row} if isinstance(row, str) else row
+def _line(row: Any, place: str) -> str:
     try:
-        return json.dumps(dict(values), ensure_ascii=False) + "\n"
+        values = {"text": row} if isinstance(row, str) else dict(row)
+        return json.dumps(values, ensure_ascii=False) + "\n"
     except (TypeError, ValueError):
         raise UsageError(
             f"{place} is {str(row)[:80]!r} of type {type(row).__name__}. Give strings, or dicts of "

@@ -129,7 +129,8 @@ def _teacher_source() -> ModelSource:
 
 def _split(documents: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Training and held-out documents: by a hash of the name, so that neither depends on order."""
-    worthy = {name: text for name, text in documents.items() if len(text) >= FEWEST_CHARACTERS}
+    first = {text: name for name, text in reversed(documents.items())}  # some say the same twice
+    worthy = {name: text for text, name in first.items() if len(text) >= FEWEST_CHARACTERS}
     shuffled = sorted(worthy, key=lambda name: hashlib.sha256(name.encode()).digest())
     heldout: dict[str, str] = {}
     for name in shuffled:

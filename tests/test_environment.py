@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from nexus.data.loader import Batches, DataSpec, load
 from nexus.environment import data_summary, describe, fingerprint, tokenizer_fingerprint
@@ -67,6 +70,20 @@ def test_a_tokenizer_is_told_apart_by_tokens_and_by_template() -> None:
     assert tokenizer_fingerprint(one) == tokenizer_fingerprint(same) != tokenizer_fingerprint(other)
     same.add_tokens(["<new>"])
     assert tokenizer_fingerprint(one) != tokenizer_fingerprint(same)
+
+
+def test_a_tokenizer_is_told_apart_by_what_it_does_with_one_map() -> None:
+    """Other merges give other ids to the same text."""
+    vocabulary = {token: number for number, token in enumerate(["a", "b", "ab", "ba", "<unk>"])}
+    one, other = (
+        PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(BPE(vocabulary, merges, unk_token="<unk>"))
+        )
+        for merges in ([("a", "b"), ("b", "a")], [("b", "a"), ("a", "b")])
+    )
+    assert one.get_vocab() == other.get_vocab()
+    assert one("aba")["input_ids"] != other("aba")["input_ids"]
+    assert tokenizer_fingerprint(one) != tokenizer_fingerprint(other)
 
 
 def test_every_source_has_its_account_and_skipped_rows_their_place(batches: Batches) -> None:

@@ -86,3 +86,41 @@ def test_files_are_replaced_whole_and_nothing_is_left_beside_them(tmp_path: Path
     run.write_json("environment.json", {"name": "ü"})
     assert json.loads((run.path / "environment.json").read_text(encoding="utf-8")) == {"name": "ü"}
     assert {path.name for path in run.path.iterdir()} == {"recipe.yaml", "environment.json"}
+
+
+def test_a_file_whose_writing_fails_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory.open(tmp_path / "a", recipe())
+    run.write("report.html", "old")
+
+    def full(path: Path, text: str, **_: object) -> None:
+        with path.open("w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        run.write("report.html", "new and longer")
+    assert run.report.read_text() == "old"
+
+
+def test_an_empty_directory_is_welcome(tmp_path: Path) -> None:
+    RunDirectory.open(tmp_path, recipe())
+    assert (tmp_path / "recipe.yaml").exists()
+
+
+def test_a_run_whose_recipe_is_broken_is_not_guessed_at(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "a", recipe())
+    run.recipe_file.write_text("a: [")
+    with pytest.raises(UsageError, match="not valid YAML"):
+        RunDirectory.open(tmp_path / "a", recipe())
+
+
+def test_many_differences_are_shown_in_part(tmp_path: Path) -> None:
+    RunDirectory.open(tmp_path / "a", recipe())
+    values = recipe().model_dump(mode="json", exclude_none=True)
+    values["train"] |= {"steps": 1, "learning_rate": 1.0, "betas": [0.1, 0.2], "save_every": 1}
+    with pytest.raises(UsageError) as caught:
+        RunDirectory.open(tmp_path / "a", Recipe.parse({**values, "seed": 1}))
+    assert str(caught.value).count(" there, ") == 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -12,6 +12,7 @@ import yaml
 from nexus.errors import UsageError
 from nexus.recipe.load import differences, dump, json_schema, load
 from nexus.recipe.schema import Recipe
+from nexus.spec import Spec
 
 
 @pytest.fixture
@@ -57,12 +58,50 @@ def test_an_override_that_cannot_be_is_quoted(file: Path, override: str) -> None
     assert override in str(caught.value)
 
 
+def test_an_override_begins_what_is_not_there_yet(file: Path) -> None:
+    assert load(file, ["train.lora.rank=3"]).all_stages[0].train.lora.rank == 3
+
+
+def test_an_override_of_one_stage_leaves_another_alone_that_shares_its_text(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    """YAML's &anchors put one mapping in two places."""
+    shared = {"objectives": values.pop("objectives"), "train": values.pop("train")}
+    values["stages"] = [{"name": name, **shared} for name in ("one", "two")]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert "&id001" in path.read_text()
+    first, second = load(path, ["stages.0.train.steps=3", "stages.1.objectives.1.weight=7"]).stages
+    assert (first.train.steps, second.train.steps) == (3, 10)
+    assert (first.objectives[1].weight, second.objectives[1].weight) == (0.5, 7)
+
+
+@pytest.mark.parametrize("text", ["{a: 1, a: 2}", "2024-13-45", "[" * 1500, "!!python/name:os.x"])
+def test_a_value_that_is_no_yaml_is_quoted(file: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="--set 'seed=.*not valid YAML"):
+        load(file, [f"seed={text}"])
+
+
 def test_a_misspelt_override_is_an_error_like_any_key(file: Path) -> None:
     with pytest.raises(UsageError, match="'steps'"):
         load(file, ["train.step=3"])
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "", "\x00", "seed: 1\nseed: 2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "- 1",
+        "",
+        "\x00",
+        "seed: 1\nseed: 2",
+        "train: {steps: 1, steps: 2}",
+        "seed: 2024-13-45",
+        "1: x",
+        "[" * 1500,
+        "a: !!python/object/apply:os.getcwd []",
+    ],
+)
 def test_what_is_no_recipe_is_named_by_its_file(file: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(UsageError, match=r"recipe\.yaml"):
@@ -82,8 +121,62 @@ def test_differences_show_both_values_and_leave_the_output_aside(values: dict[st
     assert "train.steps" in line and "10" in line and "11" in line
 
 
-def test_the_schema_is_json_and_knows_every_kind() -> None:
-    text = json_schema()
-    assert json.loads(text)["additionalProperties"] is False
-    kinds = ("local", "layers", "pretrained", "scratch", "jsonl", "parquet", "hub", "output")
-    assert all(f'"{kind}"' in text for kind in kinds)
+def test_a_term_more_or_less_is_a_difference(values: dict[str, Any]) -> None:
+    one = Recipe.parse(values)
+    term = values["objectives"].pop()
+    lines = differences(one, Recipe.parse(values))
+    assert f"objectives.1.kind: {term['kind']!r} there, None now" in lines
+    assert not differences(one, one)
+
+
+def test_what_is_left_out_of_the_resolved_copy_is_what_is_absent_by_default() -> None:
+    """The copy leaves out what is null, which must then be what null is read as."""
+    for spec in specs(Recipe):
+        for name, field in spec.model_fields.items():
+            if type(None) in get_args(field.annotation):
+                assert field.default is None, f"{spec.__name__}.{name}"
+
+
+def specs(annotation: Any) -> set[type[Spec]]:
+    """Every spec that a recipe can hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        fields = annotation.model_fields.values()
+        return {annotation}.union(*(specs(field.annotation) for field in fields))
+    return set().union(*(specs(argument) for argument in get_args(annotation)))
+
+
+def kinds() -> set[str]:
+    return {s.model_fields["kind"].default for s in specs(Recipe) if "kind" in s.model_fields}
+
+
+def test_the_schema_names_every_kind_and_every_key() -> None:
+    schema = json.loads(json_schema())
+    assert {"local", "layers", "pretrained", "scratch", "jsonl", "hub", "output"} <= kinds()
+    parts = {"Recipe": schema, **schema["$defs"]}
+    named = {part["properties"].get("kind", {}).get("const") for part in parts.values()}
+    assert named - {None} == kinds()
+    for spec in specs(Recipe):
+        assert parts[spec.__name__]["properties"].keys() == spec.model_fields.keys()
+        assert parts[spec.__name__]["additionalProperties"] is False
+
+
+def test_the_schema_is_whole() -> None:
+    """Every reference leads somewhere, and every union is told apart by kind."""
+    schema = json.loads(json_schema())
+
+    def walk(part: Any) -> None:
+        if isinstance(part, dict):
+            if "$ref" in part:
+                assert part["$ref"].removeprefix("#/$defs/") in schema["$defs"]
+            for reference in part.get("discriminator", {}).get("mapping", {}).values():
+                assert reference.removeprefix("#/$defs/") in schema["$defs"]
+            if "type" in part and isinstance(part["type"], str):
+                assert part["type"] in {
+                    *("object", "array", "string", "number", "integer", "boolean", "null"),
+                }
+        for inner in part.values() if isinstance(part, dict) else part:
+            if isinstance(inner, dict | list):
+                walk(inner)
+
+    walk(schema)
+    assert set(schema["required"]) == {"output", "teacher", "student", "data"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -42,6 +43,47 @@ def test_half_a_stage_is_named(values: dict[str, Any], missing: str) -> None:
 def test_stages_need_names_of_their_own(values: dict[str, Any]) -> None:
     stage = {"name": "a", "objectives": values.pop("objectives"), "train": values.pop("train")}
     assert "share a name" in refused({**values, "stages": [stage, stage]})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"tokens_per_step": 100},
+            "tokens_per_step is 100.*sequence_length 64. Set it to 64 or",
+        ),
+        ({"tokens_per_step": 32}, "tokens_per_step is 32.*sequence_length 64. Set it to 64$"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_found_in_every_stage_before_the_first_begins(
+    values: dict[str, Any], changed: dict[str, Any], said: str
+) -> None:
+    objectives, train = values.pop("objectives"), values.pop("train")
+    first = {"name": "first", "objectives": objectives, "train": train}
+    second = {"name": "second", "objectives": objectives, "train": {**train, **changed}}
+    assert re.search(
+        f"stage 'second': train.{said}", refused({**values, "stages": [first, second]})
+    )
+
+
+def test_weights_that_vanish_together_are_found_before_the_run(values: dict[str, Any]) -> None:
+    values["objectives"] = [
+        {"kind": "task", "weight": {"kind": "linear", "start": 1.0, "end": 0.0}},
+        {"kind": "output", "weight": {"kind": "wsd", "peak": 1.0}},
+    ]
+    assert "all objectives have weight 0 at step 9" in refused(values)
+    values["objectives"][1]["weight"]["end"] = 0.1
+    Recipe.parse(values)
+
+
+def test_terms_of_one_name_are_refused(values: dict[str, Any]) -> None:
+    values["objectives"].append({"kind": "output", "temperature": 4.0})
+    assert "two objectives are called 'output'" in refused(values)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "a"])
+def test_a_seed_that_cannot_be_sown_is_refused(values: dict[str, Any], seed: Any) -> None:
+    assert "'seed' is" in refused({**values, "seed": seed})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import yaml
 
 from nexus.errors import UsageError
 from nexus.recipe.schema import Recipe
+from nexus.spec import nearest
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -30,6 +31,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UsageError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no recipe: expected keys such as teacher, student, data")
+    if odd := [key for key in values if not isinstance(key, str)]:
+        raise UsageError(
+            f"{path}: unknown key {odd[0]!r}{nearest(str(odd[0]), Recipe.model_fields)}"
+        )
     for override in overrides:
         _apply(values, override)
     return Recipe.parse(values, where=str(path))

@@ -37,7 +37,7 @@ from nexus.training import loop
 from nexus.training.metrics import trackers
 from nexus.training.module import DistillationModule
 from nexus.training.parallel import Parallel, processes
-from nexus.training.prepare import compiles, finish, prepare
+from nexus.training.prepare import can_compile, compiles, finish, prepare
 
 CALIBRATION_TOKENS = 24_000
 """How much training text the choice of layers looks at."""
@@ -265,6 +265,8 @@ def train_stages(scene: Scene, stopping: Stopping, say: Say) -> None:
         if fused:
             compile_layers(scene.teacher.model)
             say("compiling at the first step, which takes a while")
+        elif settings.compile == "auto" and not can_compile(parallel.device):
+            say("no C++ compiler with Python's headers was found: nothing is compiled, and slower")
         boards = trackers(
             settings.dashboard, scene.run.path, recipe.model_dump(mode="json"),
             is_main=parallel.is_main,

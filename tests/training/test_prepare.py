@@ -16,7 +16,7 @@ from nexus.errors import UsageError
 from nexus.objectives.task import Task
 from nexus.training.loop import train
 from nexus.training.parallel import Parallel
-from nexus.training.prepare import COMPILE_FROM, compiles, finish, prepare
+from nexus.training.prepare import COMPILE_FROM, can_compile, compiles, finish, prepare
 
 # PEFT asks transformers under a name that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -182,3 +182,11 @@ def test_layers_that_do_not_exist_cannot_be_adapted(scene: SimpleNamespace) -> N
     settings = scene.make_settings(lora={"targets": ["q_prj"]})
     with pytest.raises(UsageError, match=r"train.lora.targets is \('q_prj',\)"):
         prepare(scene.make_model(), settings)
+
+
+def test_without_a_compiler_auto_runs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert not can_compile(cpu)
+    assert can_compile(torch.device("cuda"))

@@ -41,7 +41,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML with every default written out; it can be run again."""
+    """The recipe as YAML with every default written out; in the same folder, the same run."""
     values = recipe.model_dump(mode="json", exclude_none=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -38,10 +42,20 @@ def prepare(student: PreTrainedModel, settings: TrainSpec) -> nn.Module:
 
 
 def compiles(settings: TrainSpec, student: nn.Module) -> bool:
-    """Whether layers and losses are compiled: as told, or by the student's size."""
-    if settings.compile == "auto":
-        return sum(p.numel() for p in student.parameters()) >= COMPILE_FROM
-    return settings.compile
+    """Whether layers and losses are compiled: as told, or if that pays and can be done here."""
+    if settings.compile != "auto":
+        return settings.compile
+    large = sum(parameter.numel() for parameter in student.parameters()) >= COMPILE_FROM
+    return large and can_compile(next(student.parameters()).device)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds what it needs: on a CPU a C++ compiler and Python's headers."""
+    if device.type != "cpu":
+        return True
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++"]
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.exists() and any(name and shutil.which(name) for name in compilers)
 
 
 def finish(model: nn.Module) -> PreTrainedModel:

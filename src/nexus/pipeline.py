@@ -39,7 +39,7 @@ from nexus.training.module import DistillationModule
 from nexus.training.parallel import Parallel, processes
 from nexus.training.prepare import can_compile, compiles, finish, prepare
 
-CALIBRATION_TOKENS = 24_000
+CALIBRATION_TOKENS = 8_000
 """How much training text the choice of layers looks at."""
 
 Say = Callable[[str], None]

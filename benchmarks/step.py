@@ -24,6 +24,7 @@ from losses import ALPHA, TEMPERATURE
 from machine import described, require
 from machine import facts as machine_facts
 from material import write_teacher
+from resident import settle
 from results import RESULTS, failure, goal, goals_table, publish, spread, table
 from turns import Entry, Facts, Outcome, take_turns
 
@@ -63,6 +64,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_teacher(model, folder, tiny)
+        settle()  # every variant needs the memory that the teacher leaves behind here
         steps = WARMUPS + rounds
         plan = Plan(folder, steps, length=32, prompt=8) if tiny else Plan(folder, steps)
         outcomes = take_turns(

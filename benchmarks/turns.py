@@ -168,8 +168,8 @@ class _Player:
 def _play(connection: Connection, warmups: int, play: Play, arguments: tuple[Any, ...]) -> None:
     try:
         connection.send(play(Clock(connection, warmups), *arguments))
-    except EOFError:
-        pass  # the others stopped
+    except (EOFError, BrokenPipeError):
+        pass  # nobody is there any more to tell
     except Exception:  # whatever it is, it is what came of this variant
         connection.send({"error": traceback.format_exc()})
 

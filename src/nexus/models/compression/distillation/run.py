@@ -23,6 +23,11 @@ Rows = str | Path | Iterable[str | Mapping[str, Any]]
 """A JSONL file, or texts, or rows in any layout that a recipe's data may have."""
 
 
+QUIET = {"dashboard": "none"}
+MEASURED = {"speed_seconds": 5, "samples": 3}
+UNMEASURED = {"speed_seconds": 0, "samples": 0}
+
+
 def distill(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
@@ -67,6 +72,7 @@ def distill(
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is {alpha}, but it is a weight between 0 and 1")
     refuse_self([teacher], student)
+    given = train or {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(output).parent.resolve() if output else Path(scratch)
         name = Path(output).name if output else "run"
@@ -85,17 +91,8 @@ def distill(
                 {"kind": "task", "weight": alpha},
                 {"kind": "output", "weight": 1 - alpha, "temperature": T, "divergence": divergence},
             ],
-            "train": {
-                "steps": steps,
-                "tokens_per_step": 4 * sequence_length,
-                "dashboard": "none",
-                **(train or {}),
-            },
-            "evaluate": {
-                "speed_seconds": 5 if output else 0,
-                "samples": 3 if output else 0,
-                **(evaluate or {}),
-            },
+            "train": {"steps": steps, "tokens_per_step": 4 * sequence_length, **QUIET, **given},
+            "evaluate": {**(MEASURED if output else UNMEASURED), **(evaluate or {})},
         }
         recipe = Recipe.parse(values, where="distill")
         models = Models(teacher, student, tokenizer or _tokenizer_of(teacher))

@@ -157,7 +157,8 @@ class StopAfter(Stopping):
 
     def __call__(self) -> bool:
         self.steps -= 1
-        return self.steps < 0
+        self._asked = self._asked or self.steps < 0
+        return self._asked
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,8 @@ def test_a_stop_anywhere_in_several_stages_changes_nothing(staged: Path) -> None
     """With adapters and dropout, whose random numbers have to go on where they stopped."""
     whole = weights(distil(staged, "output=undisturbed"))
     for steps in (1, 2, 3, 4, 5):
-        with pytest.raises(Interrupted, match=f"step {1 + (steps - 1) % 3} of 3"):
+        where = "training was done" if steps == 3 else f"step {steps % 3} of 3"
+        with pytest.raises(Interrupted, match=where):
             distil(staged, f"output=stopped{steps}", stopping=StopAfter(steps - 1))
         said: list[str] = []
         directory = distil(staged, f"output=stopped{steps}", say=said.append)

@@ -131,6 +131,7 @@ class TestLearningRate:
         assert learning_rate_share("cosine", 25, 100) == pytest.approx(0.5 + math.sqrt(0.5) / 2)
         assert learning_rate_share("wsd", 79, 100) == 1.0
         assert learning_rate_share("wsd", 90, 100) == pytest.approx(0.5)
+        assert learning_rate_share("wsd", 90, 100, warmup_steps=40) == pytest.approx(0.5)
         assert learning_rate_share("wsd", 75, 100, decay_share=0.5) == pytest.approx(0.5)
 
     @pytest.mark.parametrize("shape", SHAPES)

@@ -12,6 +12,8 @@ from nexus.spec import Spec, nearest
 class Local(Spec):
     kind: Literal["local"] = "local"
     model: str
+    local: int = 0
+    """Called like its own kind."""
     layers: Literal["first", "last"] | tuple[int, ...] = "first"
 
 
@@ -78,13 +80,15 @@ def test_misspelt_key_names_its_path_and_the_nearest(
 
 def test_only_keys_of_the_chosen_kind_are_known() -> None:
     message = mistake({"teacher": {"kind": "local", "model": "m", "retrys": 1}})
-    assert message == "unknown key 'teacher.retrys'. Known: kind, layers, model"
+    assert message == "unknown key 'teacher.retrys'. Known: kind, layers, local, model"
 
 
 def test_a_key_called_like_a_kind_stays_in_the_path() -> None:
     assert mistake({"server": 1}).startswith("'server' is 1, but it should be a valid string")
     message = mistake({"teacher": {"kind": "server", "local": 1}})
     assert message.startswith("'teacher.local' is 1, but it should be a valid string")
+    message = mistake({"teacher": {"kind": "local", "model": "m", "local": "x"}})
+    assert message.startswith("'teacher.local' is 'x', but it should be a valid integer")
 
 
 def test_unknown_kind_names_the_known_ones() -> None:

@@ -124,6 +124,7 @@ def test_a_student_in_half_precision_is_trained_in_float32(distil: Distil) -> No
         ({"T": 0.0}, "'objectives.*temperature' is 0.0"),
         ({"divergence": "kl"}, "'kl', but it does not exist"),
         ({"data": iter([3])}, r"train\[0\] is '3' of type int. Give strings, or dicts"),
+        ({"data": ["half a \ud800 character"]}, r"train\[0\] is .*Unicode"),
         ({"data": []}, "the data set is empty"),
         ({"data": "nowhere.jsonl"}, "nowhere.jsonl: there is no such file"),
         ({"sequence_length": 512}, "data.sequence_length is 512, but the models take at most 256"),

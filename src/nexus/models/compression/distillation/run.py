@@ -113,21 +113,21 @@ def _source(rows: Rows, folder: Path, name: str) -> dict[str, str]:
     """
     if isinstance(rows, str | Path):
         return {"kind": "jsonl", "path": str(Path(rows).resolve())}
-    text = "".join(_line(row, f"{name}[{number}]") for number, row in enumerate(rows)).encode()
+    text = b"".join(_line(row, f"{name}[{number}]") for number, row in enumerate(rows))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{hashlib.sha256(text).hexdigest()[:12]}.jsonl"
     path.write_bytes(text)
     return {"kind": "jsonl", "path": str(path)}
 
 
-def _line(row: Any, place: str) -> str:
+def _line(row: Any, place: str) -> bytes:
     try:
         values = {"text": row} if isinstance(row, str) else dict(row)
-        return json.dumps(values, ensure_ascii=False) + "\n"
+        return (json.dumps(values, ensure_ascii=False) + "\n").encode()
     except (TypeError, ValueError):
         raise UsageError(
             f"{place} is {str(row)[:80]!r} of type {type(row).__name__}. Give strings, or dicts of "
-            "strings and lists in a layout that a recipe's data may have"
+            "strings (whole Unicode) and lists in a layout that a recipe's data may have"
         ) from None
 
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from nexus import hub
-from nexus.batch import Batch
-from nexus.data.loader import Batches
-from nexus.data.loader import load as load_data
-from nexus.environment import describe
 from nexus.errors import UsageError
 from nexus.evaluation.fidelity import Fidelity, measure
 from nexus.evaluation.heldout import heldout
@@ -23,64 +17,24 @@ from nexus.evaluation.samples import continuations
 from nexus.evaluation.size import size
 from nexus.evaluation.speed import speed
 from nexus.kernels.decoder import compile_layers
-from nexus.kernels.lm_head import head_rows, prove, split_head
+from nexus.kernels.lm_head import split_head
 from nexus.objectives.weighted_sum import WeightedSum
-from nexus.recipe.schema import Recipe, Stage
+from nexus.recipe.schema import Recipe
 from nexus.report.build import build
 from nexus.report.card import model_card
 from nexus.results import Evaluation, Sample, Size, Speed
 from nexus.rundir import RunDirectory
+from nexus.scene import Models, Say, Scene, load, move, stage_batches
 from nexus.stopping import Stopping
-from nexus.teachers.local import LocalTeacher
-from nexus.tokenizers import compare_tokenizers, shared_vocabulary
 from nexus.training import loop
 from nexus.training.metrics import trackers
 from nexus.training.module import DistillationModule
 from nexus.training.parallel import Parallel, processes
 from nexus.training.prepare import can_compile, compiles, finish, prepare
 
-CALIBRATION_TOKENS = 8_000
-"""How much training text the choice of layers looks at."""
-
-Say = Callable[[str], None]
-
 
 def _silent(text: str) -> None:
     """What the other processes say."""
-
-
-@dataclass(frozen=True)
-class Models:
-    """Models that are already in memory, in place of those that the recipe names."""
-
-    teacher: PreTrainedModel
-    student: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-
-
-@dataclass
-class Scene:
-    """Everything a run has loaded: what the stages work on."""
-
-    recipe: Recipe
-    run: RunDirectory
-    folder: Path
-    """The recipe's folder, which relative paths are relative to."""
-    parallel: Parallel
-    teacher: LocalTeacher
-    student: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    batches: Batches
-    context_limit: int | None
-    notices: list[str]
-
-    @property
-    def vocabulary(self) -> int:
-        return self.teacher.vocabulary
-
-    @property
-    def packed(self) -> bool:
-        return self.recipe.data.packing
 
 
 def run(
@@ -155,99 +109,6 @@ def withdraw(directory: RunDirectory, parallel: Parallel) -> None:
         (directory.path / name).unlink(missing_ok=True)
     if not any(directory.path.iterdir()):
         directory.path.rmdir()
-
-
-def load(
-    recipe: Recipe,
-    directory: RunDirectory,
-    folder: Path,
-    parallel: Parallel,
-    models: Models | None,
-    say: Say,
-) -> Scene:
-    """Teacher, tokenizer, data and student, checked against each other and proved to fit.
-
-    Mistakes in names, tokenizers and data show before any weights are loaded.
-    """
-    torch.manual_seed(recipe.seed)
-    say("reading and tokenising data")
-    tokenizer = models.tokenizer if models else load_tokenizers(recipe, folder)
-    limit = context_limit(configurations(recipe, folder, models))
-    batches = load_batches(recipe, recipe.all_stages[0], folder, tokenizer, limit, parallel)
-    say(f"loading the teacher {recipe.teacher.model}")
-    teacher_model = models.teacher if models else hub.load_model(recipe.teacher, folder)
-    move(teacher_model, parallel.device)
-    say(f"making the student ({recipe.student.kind})")
-    student = (
-        models.student if models else make_student(recipe, folder, teacher_model, batches, parallel)
-    )
-    vocabulary, notice = shared_vocabulary(tokenizer, head_rows(teacher_model), head_rows(student))
-    teacher = LocalTeacher(teacher_model, vocabulary, recipe.data.packing)
-    move(student, parallel.device)
-    for model in (teacher_model, student):
-        prove(split_head(model, vocabulary, recipe.data.packing))
-    for stage in recipe.all_stages:
-        WeightedSum(stage.objectives).require(teacher.provides, recipe.teacher.kind)
-    scene = Scene(
-        recipe, directory, folder, parallel, teacher, student, tokenizer, batches,
-        limit, [notice] if notice else [],
-    )  # fmt: skip
-    if parallel.is_main:
-        facts = describe(parallel, recipe.seed, teacher_model, tokenizer, batches, scene.notices)
-        directory.write_json("environment.json", facts)
-    return scene
-
-
-def load_batches(
-    recipe: Recipe,
-    stage: Stage,
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    context_limit: int | None,
-    parallel: Parallel,
-) -> Batches:
-    return load_data(
-        recipe.data,
-        tokenizer,
-        folder,
-        seed=recipe.seed,
-        tokens_per_step=stage.train.tokens_per_step,
-        micro_batch_rows=stage.train.micro_batch_rows,
-        rank=parallel.rank,
-        world=parallel.world,
-        context_limit=context_limit,
-    )
-
-
-def load_tokenizers(recipe: Recipe, folder: Path) -> PreTrainedTokenizerBase:
-    """The teacher's tokenizer, which must be the student's too if that has one of its own."""
-    tokenizer = hub.load_tokenizer(recipe.teacher, folder)
-    if recipe.student.kind == "pretrained":
-        compare_tokenizers(tokenizer, hub.load_tokenizer(recipe.student, folder))
-    return tokenizer
-
-
-def configurations(
-    recipe: Recipe, folder: Path, models: Models | None
-) -> tuple[PreTrainedConfig, ...]:
-    """Those of teacher and student, without their weights."""
-    if models:
-        return models.teacher.config, models.student.config
-    teacher = hub.load_config(recipe.teacher, folder)
-    match recipe.student.kind:
-        case "pretrained":
-            return teacher, hub.load_config(recipe.student, folder)
-        case "scratch":
-            return teacher, hub.read_config(folder / recipe.student.config.expanduser())
-        case "layers":
-            return (teacher,)
-
-
-def make_student(
-    recipe: Recipe, folder: Path, teacher: PreTrainedModel, batches: Batches, parallel: Parallel
-) -> PreTrainedModel:
-    looked_at = calibration(batches, recipe.all_stages[0].train.tokens_per_step, parallel)
-    return recipe.student.build(teacher, looked_at, folder, recipe.seed)
 
 
 def train_stages(scene: Scene, stopping: Stopping, say: Say) -> None:
@@ -357,43 +218,3 @@ def samples(scene: Scene, student: PreTrainedModel) -> tuple[Sample, ...]:
         first = batch.input_ids[0][batch.documents[0] == 0][: settings.sample_tokens]
         prompts.append(str(scene.tokenizer.decode(first)))
     return continuations(scene.teacher.pretrained, student, scene.tokenizer, prompts)
-
-
-def calibration(batches: Batches, tokens_per_step: int, parallel: Parallel) -> Iterator[Batch]:
-    """The first training batches, about `CALIBRATION_TOKENS` of them."""
-    for step in range(-(-CALIBRATION_TOKENS // tokens_per_step)):
-        for batch in batches.take(step):
-            yield batch.to(parallel.device)
-
-
-def stage_batches(scene: Scene, stage: Stage, rows_taken: int) -> loop.BatchSource:
-    """The stage's batches, which go on in the data where the stage before stopped."""
-    recipe, settings = scene.recipe, stage.train
-    if not rows_taken:
-        return scene.batches
-    batches = load_batches(
-        recipe, stage, scene.folder, scene.tokenizer, scene.context_limit, scene.parallel
-    )
-    rows_a_step = settings.tokens_per_step // recipe.data.sequence_length
-    return Later(batches, -(-rows_taken // rows_a_step))
-
-
-@dataclass(frozen=True)
-class Later:
-    """Batches that begin `skipped` steps into the stream."""
-
-    batches: Batches
-    skipped: int
-
-    def take(self, step: int) -> list[Batch]:
-        return self.batches.take(self.skipped + step)
-
-
-def context_limit(configs: Iterable[PreTrainedConfig]) -> int | None:
-    """The most positions that all the models take, if any of them has such a limit."""
-    limits = [getattr(one.get_text_config(), "max_position_embeddings", None) for one in configs]
-    return min((int(limit) for limit in limits if limit), default=None)
-
-
-def move(model: torch.nn.Module, device: torch.device) -> None:
-    model.to(device)

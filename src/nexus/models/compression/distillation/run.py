@@ -16,8 +16,9 @@ from nexus.environment import fingerprint
 from nexus.errors import UsageError
 from nexus.hub import ModelSource, load_model, quiet
 from nexus.models.compression.distillation.fit import refuse_self
-from nexus.pipeline import Models, run
+from nexus.pipeline import run
 from nexus.recipe.schema import Recipe
+from nexus.scene import Models
 
 Rows = str | Path | Iterable[str | Mapping[str, Any]]
 """A JSONL file, or texts, or rows in any layout that a recipe's data may have."""

@@ -157,7 +157,7 @@ def play_trl(clock: Clock, plan: Plan, autocast: bool) -> Facts:
         output_dir=str(plan.folder / "trl"), max_steps=plan.steps, bf16=autocast, use_cpu=True,
         per_device_train_batch_size=plan.rows, max_length=plan.length, lmbda=0.0, beta=0.0,
         learning_rate=LEARNING_RATE, lr_scheduler_type="constant", adam_beta2=BETAS[1],
-        weight_decay=0.0, max_grad_norm=CLIP, gradient_checkpointing=False, report_to=[],
+        weight_decay=0.0, max_grad_norm=CLIP, activation_checkpointing=False, report_to=[],
         save_strategy="no", logging_strategy="no", disable_tqdm=True,
         dataloader_pin_memory=False,
     )  # fmt: skip

@@ -33,6 +33,9 @@ from nexus.launch import describe, memory_settings
 
 WARMUPS, ROUNDS = 2, 6
 
+HEATS = (("nexus", "plain", "plain_tuned", "trl"), ("nexus_bare", "nexus_eager", "trl_bf16"))
+"""Who takes turns with whom: all at once would need more memory than most machines have."""
+
 
 def main(
     variants: tuple[str, ...] = tuple(VARIANTS),
@@ -61,19 +64,13 @@ def main(
     chosen = [name for name in VARIANTS if name in {*variants, "plain"}]
     require(VARIANTS[name].package for name in chosen)
     machine = machine_facts()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_teacher(model, folder, tiny)
+    with tempfile.TemporaryDirectory() as folder:
+        write_teacher(model, Path(folder), tiny)
         settle()  # every variant needs the memory that the teacher leaves behind here
         steps = WARMUPS + rounds
-        plan = Plan(folder, steps, length=32, prompt=8) if tiny else Plan(folder, steps)
-        outcomes = take_turns(
-            {name: _entry(name, plan) for name in chosen},
-            warmups=WARMUPS, rounds=rounds, together=not apart,
-        )  # fmt: skip
-    if outcomes["plain"].error:
-        raise RuntimeError(outcomes["plain"].error)
-    rows = [compared(name, outcome, outcomes, plan) for name, outcome in outcomes.items()]
+        plan = Plan(Path(folder), steps, length=32, prompt=8) if tiny else Plan(Path(folder), steps)
+        outcomes = run(chosen, plan, rounds, not apart)
+    rows = [compared(name, outcomes, plan) for name in chosen]
     facts = {
         "alpha": ALPHA, "temperature": TEMPERATURE, "learning_rate": LEARNING_RATE,
         "machine": machine, "memory_settings": memory_settings(),
@@ -85,17 +82,28 @@ def main(
     return not any(row["error"] for row in rows)
 
 
+def run(chosen: list[str], plan: Plan, rounds: int, together: bool) -> dict[str, Outcome]:
+    """One heat after another."""
+    outcomes: dict[str, Outcome] = {}
+    for heat in HEATS:
+        entries = {name: _entry(name, plan) for name in heat if name in chosen}
+        outcomes |= take_turns(entries, warmups=WARMUPS, rounds=rounds, together=together)
+    if outcomes["plain"].error:
+        raise RuntimeError(outcomes["plain"].error)
+    return outcomes
+
+
 def _entry(name: str, plan: Plan) -> Entry:
     variant = VARIANTS[name]
     environment = memory_settings() if variant.memory_settings else {}
     return Entry(variant.play, (plan, *variant.options), environment)
 
 
-def compared(name: str, outcome: Outcome, outcomes: dict[str, Outcome], plan: Plan) -> Facts:
+def compared(name: str, outcomes: dict[str, Outcome], plan: Plan) -> Facts:
     """What there is to say of a variant beside the others."""
+    outcome, trl = outcomes[name], outcomes.get("trl")
     if outcome.error:
         return {"name": name, "error": outcome.error}
-    trl = outcomes.get("trl")
     return {
         "name": name,
         "error": "",

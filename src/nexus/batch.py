@@ -45,6 +45,8 @@ class Batch:
     task_names: tuple[str, ...] = ("",)
     keys: tuple[tuple[str, ...], ...] = ()
     """The stable keys of each row's documents, in their order in the row."""
+    places: tuple[tuple[str, ...], ...] = ()
+    """Where each of them was read from."""
 
     @property
     def is_target(self) -> Bool[Tensor, "rows length"]:
@@ -75,4 +77,5 @@ class Batch:
             for field in fields(self)
             if isinstance(getattr(self, field.name), Tensor)
         }
-        return replace(self, keys=self.keys[start:stop], **tensors)
+        named = {"keys": self.keys[start:stop], "places": self.places[start:stop]}
+        return replace(self, **named, **tensors)

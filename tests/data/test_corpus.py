@@ -36,16 +36,27 @@ def test_contamination_is_counted(tokenizer: PreTrainedTokenizerFast) -> None:
     assert corpus.summary.contaminated == 2
 
 
-def test_keys_cover_every_document_in_order(tokenizer: PreTrainedTokenizerFast) -> None:
-    def keys(train: list[Any], heldout: list[Any]) -> bytes:
+def test_the_digest_covers_every_document_in_order(tokenizer: PreTrainedTokenizerFast) -> None:
+    def digest(train: list[Any], heldout: list[Any]) -> bytes:
         sets = [_ingest(tokenizer, train)], [], [_ingest(tokenizer, heldout)]
-        return read(*sets, length=8, packing=True).keys
+        return read(*sets, length=8, packing=True).digest
 
-    usual = keys(["a", "b"], ["c"])
-    assert len(usual) == 3 * 16
-    assert usual == keys(["a", "b"], ["c"])
-    others = [keys(["b", "a"], ["c"]), keys(["a", "x"], ["c"]), keys(["a", "b"], ["x"])]
-    assert usual not in others
+    usual = digest(["a", "b"], ["c"])
+    assert usual == digest(["a", "b"], ["c"])
+    part = {"prompt": "a", "completion": "b"}
+    whole = {"text": "ab"}
+    others = [
+        digest(["b", "a"], ["c"]),
+        digest(["a", "x"], ["c"]),
+        digest(["a", "b"], ["x"]),
+        digest(["a"], ["b", "c"]),
+        digest(["a", "b"], ["c", "c"]),
+        digest(["a", {"text": "b", "task": "t"}], ["c"]),
+        digest([part], ["c"]),
+        digest([whole], ["c"]),
+        digest([{"question": "a", "answer": "b"}], ["c"]),
+    ]
+    assert len({usual, *others}) == 1 + len(others)
 
 
 def test_a_stream_needs_a_task_of_its_own(tokenizer: PreTrainedTokenizerFast) -> None:

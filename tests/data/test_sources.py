@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from transformers import PreTrainedTokenizerFast
 
-from nexus.data.faults import Faults
+from nexus.data.chat import Encoder
+from nexus.data.faults import Fault, Faults
 from nexus.data.sources import Hub, InMemory, Jsonl, LocalDataset, Parquet, Row, Source
 from nexus.errors import UsageError
 
@@ -110,8 +113,104 @@ def test_only_lists_and_data_sets_are_rows(data: Any) -> None:
 
 
 def test_a_row_in_memory_that_is_no_row_is_a_fault(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"data\[1\]: the row is a int"):
-        _rows(InMemory(data=["fine", 7]), tmp_path)
+    faults = Faults("skip")
+    rows = list(InMemory(data=["fine", 7]).rows(tmp_path, faults))
+    assert rows == [Row({"text": "fine"}, "data[0]")]
+    assert faults.listed == [Fault("data[1]", "the row is a int, not a dict or a string")]
+
+
+def _text(values: list[bytes]) -> pyarrow.Array:
+    """A column of strings that nobody has looked at."""
+    offsets = [0]
+    for value in values:
+        offsets.append(offsets[-1] + len(value))
+    buffers = [pyarrow.py_buffer(np.array(offsets, np.int32)), pyarrow.py_buffer(b"".join(values))]
+    return pyarrow.StringArray.from_buffers(len(values), *buffers)
+
+
+def test_bytes_in_parquet_that_are_no_text_cost_only_their_row(tmp_path: Path) -> None:
+    table = pyarrow.table({"text": _text([b"fine", b"caf\xe9", b"fine too"])})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    faults = Faults("skip")
+    rows = list(Parquet(path="rows.parquet").rows(tmp_path, faults))
+    assert [row.place for row in rows] == ["rows.parquet[0]", "rows.parquet[2]"]
+    ((place, reason),) = faults.listed
+    assert place == "rows.parquet[1]" and "UTF8" in reason
+
+
+def test_bytes_in_a_saved_data_set_that_are_no_text_cost_only_their_row(tmp_path: Path) -> None:
+    table = pyarrow.table({"text": _text([b"fine", b"caf\xe9"])})
+    datasets.Dataset(datasets.table.InMemoryTable(table)).save_to_disk(str(tmp_path / "saved"))
+    faults = Faults("skip")
+    rows = list(LocalDataset(path="saved").rows(tmp_path, faults))
+    assert [row.columns for row in rows] == [{"text": "fine"}]
+    assert [fault.place for fault in faults.listed] == ["saved[1]"]
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (pyarrow.array([1, 2]), "'text' is 1, not a string"),
+        (pyarrow.array([b"a", b"b"]), "'text' is bytes, not a string"),
+        (pyarrow.array([None, None], pyarrow.string()), "'text' is null, not a string"),
+        (pyarrow.array([{"text": "a"}, None]), "'text' is {'text': 'a'}, not a string"),
+        (pyarrow.array([["a"], []]), "'text' is ['a'], not a string"),
+        (pyarrow.array([1, 2], pyarrow.timestamp("ns")), "'text' is "),
+        (pyarrow.array([2**40, 0], pyarrow.timestamp("s")), "a value cannot be read"),
+    ],
+    ids=["number", "bytes", "null", "struct", "list", "time", "time beyond the calendar"],
+)
+def test_parquet_columns_of_another_type_are_named_by_row(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, column: pyarrow.Array, reason: str
+) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "rows.parquet")
+    faults = Faults("skip")
+    rows = Parquet(path="rows.parquet").rows(tmp_path, faults)
+    list(Encoder(tokenizer).examples(rows, "", faults))
+    assert faults.listed[0].place == "rows.parquet[0]"
+    assert reason in faults.listed[0].reason
+
+
+def test_a_conversation_in_parquet(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    records = [{"messages": messages}, {"messages": None}, {"messages": [None]}]
+    table = pyarrow.Table.from_pylist(records)
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    faults = Faults("skip")
+    rows = Parquet(path="rows.parquet").rows(tmp_path, faults)
+    assert len(list(Encoder(tokenizer).examples(rows, "", faults))) == 1
+    assert [fault.reason for fault in faults.listed] == [
+        "'messages' is null, not a list",
+        "messages[0] is null, not an object with 'role' and 'content'",
+    ]
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(UsageError, match="two columns are called 'text'"):
+        _rows(Parquet(path="rows.parquet"), tmp_path)
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    table = pyarrow.table({"text": [f"row {number}" for number in range(1000)]})
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(table, path, compression="none", write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"row 500")] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"rows\.parquet: not a readable parquet file after"):
+        _rows(Parquet(path="rows.parquet"), tmp_path)
+
+
+def test_a_directory_with_bad_json_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "train.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    with pytest.raises(UsageError, match="files: cannot be read as a data set.*kind: jsonl"):
+        _rows(LocalDataset(path="files"), tmp_path)
 
 
 def test_large_data_in_memory_is_named_not_written_out() -> None:

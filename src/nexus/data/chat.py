@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,15 +13,32 @@ from jaxtyping import Bool, Int8, Int32
 from transformers import PreTrainedTokenizerBase
 
 from nexus.batch import ANSWER
+from nexus.data.control import ControlTokens
+from nexus.data.cutting import Cut, Cutter, Ids, Parts
 from nexus.data.faults import BadRow, Faults
-from nexus.data.layouts import NOT_A_TARGET, Chat, Content, Text, Written, content
+from nexus.data.layouts import (
+    DEEPEST,
+    NOT_A_TARGET,
+    Chat,
+    Content,
+    Text,
+    Written,
+    content,
+    task_of,
+)
 from nexus.data.sources import Row
-from nexus.data.template import ChatTemplate, Rendered, Span, any_of
+from nexus.data.template import ChatTemplate, Rendered, Span
 from nexus.errors import UsageError
+from nexus.tokenizers import real_vocabulary
 
 SpecialTokens = Literal["escape", "parse"]
 
 ROWS_AT_A_TIME = 512
+CHARACTERS_AT_A_TIME = 4 * 2**20
+"""Fewer rows if they are long: what is held at a time has a bound."""
+
+MOST_CHARACTERS = 16 * 2**20
+"""Of one row."""
 
 
 @dataclass(frozen=True)
@@ -78,63 +94,73 @@ class Encoder:
     ) -> None:
         self._tokenizer = tokenizer
         self._escape = special_tokens == "escape"
-        added = tokenizer.added_tokens_decoder
-        self._control_ids = {id_ for id_, token in added.items() if token.special}
-        self._special = any_of(token.content for token in added.values() if token.special)
-        probe = self._ids(["a"])[0]
-        self._adds_bos = bool(probe) and probe[0] == tokenizer.bos_token_id
-        self._adds_eos = bool(probe) and probe[-1] == tokenizer.eos_token_id
-        self._newline = self._ids(["\n"], begins=False)[0]
+        self._control = ControlTokens(tokenizer)
+        self._cutter = Cutter(tokenizer, self._control, escape=self._escape)
+        self._vocabulary = real_vocabulary(tokenizer)
 
     def examples(self, rows: Iterable[Row], task: str, faults: Faults) -> Iterator[Example]:
         """The rows' examples in order; rows that have none are added to `faults`.
 
         Raises:
-            UsageError: if the tokenizer lacks a chat template or EOS and a row needs it.
+            UsageError: if the tokenizer lacks a chat template or EOS and a row needs it, or its
+                chat template is no program to run.
         """
-        iterator = iter(rows)
-        while some := list(islice(iterator, ROWS_AT_A_TIME)):
-            yield from self._encoded(some, task, faults)
+        for portion in _portions(rows):
+            for (row, _), example in zip(portion, self._encoded(portion, task), strict=True):
+                if isinstance(example, BadRow):
+                    faults.add(row.place, str(example), row.columns)
+                else:
+                    yield example
 
-    def _encoded(self, rows: Sequence[Row], task: str, faults: Faults) -> Iterator[Example]:
-        read: list[_Read | BadRow] = []
-        for row in rows:
-            try:
-                read.append(self._read(row, task))
-            except BadRow as bad:
-                read.append(bad)
-        good = [item for item in read if isinstance(item, _Read)]
-        tokens = iter(self._tokenised(good))
-        for row, item in zip(rows, read, strict=True):
-            if isinstance(item, BadRow):
-                faults.add(row.place, str(item))
-                continue
-            try:
-                example = self._example(item, next(tokens), row.place)
-            except BadRow as bad:
-                faults.add(row.place, str(bad))
-                continue
-            if example.target_count:
-                yield example
+    def _encoded(self, portion: Sequence[_Said], task: str) -> Iterator[Example | BadRow]:
+        texts = self._texts(portion)
+        good = [
+            (said, text)
+            for (_, said), text in zip(portion, texts, strict=True)
+            if not (isinstance(said, BadRow) or isinstance(text, BadRow))
+        ]
+        contents, rendered = [said for said, _ in good], [text for _, text in good]
+        cuts = iter(self._cutter.cut(contents, rendered))
+        for (row, said), text in zip(portion, texts, strict=True):
+            if isinstance(said, BadRow):
+                yield said
+            elif isinstance(text, BadRow):
+                yield text
             else:
-                faults.add(row.place, "no token of the row is a target: nothing can be learnt")
+                cut = next(cuts)
+                yield cut if isinstance(cut, BadRow) else self._example(row, said, text, cut, task)
 
-    def _read(self, row: Row, task: str) -> _Read:
-        own = row.columns.get("task")
-        if own is not None and not isinstance(own, str):
-            raise BadRow(f"'task' is {own!r}, not a string")
-        said = content(row.columns)
-        match said:
-            case Chat():
-                rendered = self._template(row.place).render(said)
-                escaped = bool(rendered.forged)
-            case Text():
-                rendered = Rendered(said.text, ())
-                escaped = self._escape and bool(self._special.search(said.text))
-            case Written():
-                rendered = _joined(said)
-                escaped = self._escape and bool(self._special.search(rendered.text))
-        return _Read(said, rendered, own or task, escaped)
+    def _texts(self, portion: Sequence[_Said]) -> list[Rendered | BadRow]:
+        """Each row as text; conversations all together, which is what a template is asked."""
+        chats = [(said, row.place) for row, said in portion if isinstance(said, Chat)]
+        rendered: Iterator[Rendered | BadRow] = iter(())
+        if chats:
+            template = self._template(chats[0][1])
+            rendered = iter(template.render([chat for chat, _ in chats], [at for _, at in chats]))
+        texts: list[Rendered | BadRow] = []
+        for _, said in portion:
+            match said:
+                case BadRow():
+                    texts.append(said)
+                case Chat():
+                    texts.append(next(rendered))
+                case Text(text):
+                    texts.append(Rendered(text, ()))
+                case Written():
+                    texts.append(self._joined(said))
+        return texts
+
+    def _joined(self, written: Written) -> Rendered:
+        text, spans, forged = "", [], []
+        for piece in written.pieces:
+            start = len(text)
+            text += piece.text
+            if piece.part != NOT_A_TARGET:
+                spans.append(Span(start, len(text), piece.part))
+            elif self._escape:
+                markers = self._control.forged_markers(piece.text)
+                forged += [(start + first, start + last) for first, last in markers]
+        return Rendered(text, tuple(spans), tuple(forged))
 
     def _template(self, place: str) -> ChatTemplate:
         if not self._tokenizer.chat_template:
@@ -148,60 +174,35 @@ class Encoder:
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:
-        return ChatTemplate(self._tokenizer, escape=self._escape)
+        return ChatTemplate(self._tokenizer, self._control, escape=self._escape)
 
-    def _tokenised(self, items: Sequence[_Read]) -> list[_Tokens | None]:
-        """Whole documents cut into tokens, those of a kind in one call; None: has to be pieced."""
-        found: list[_Tokens | None] = [None] * len(items)
-        for kind in (Text, Written, Chat):
-            numbers = [
-                number
-                for number, item in enumerate(items)
-                if isinstance(item.content, kind) and not item.rendered.forged
-            ]
-            if not numbers or (kind is not Text and not self._tokenizer.is_fast):
-                continue
-            output = self._tokenizer(
-                [items[number].rendered.text for number in numbers],
-                add_special_tokens=kind is not Chat,
-                split_special_tokens=self._escape and kind is not Chat,
-                return_offsets_mapping=kind is not Text,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
+    def _example(
+        self, row: Row, said: Content, text: Rendered, cut: Cut, task: str
+    ) -> Example | BadRow:
+        ids, parts = cut if isinstance(said, Chat) else self._ended(cut, row.place)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self._vocabulary:
+            raise UsageError(
+                f"{row.place}: the tokenizer '{self._tokenizer.name_or_path}' gives the ids "
+                f"{ids.min()} to {ids.max()}, but its vocabulary ends with {self._vocabulary - 1}. "
+                "Its files do not belong together: get them again."
             )
-            offsets = output["offset_mapping"] if kind is not Text else [()] * len(numbers)
-            for number, ids, where in zip(numbers, output["input_ids"], offsets, strict=True):
-                ranges = np.array(where, dtype=np.int64).reshape(-1, 2)
-                found[number] = _Tokens(np.array(ids, dtype=np.int32), ranges)
-        return found
-
-    def _example(self, item: _Read, tokens: _Tokens | None, place: str) -> Example:
-        spans = item.rendered.spans
-        if tokens is None or _straddles(tokens.ranges, spans):
-            ids, parts = self._pieced(item.rendered, templated=isinstance(item.content, Chat))
-        elif isinstance(item.content, Text):
-            ids, parts = tokens.ids, np.full(len(tokens.ids), ANSWER, dtype=np.int8)
-        else:
-            ids, parts = tokens.ids, _parts_of(tokens.ranges, spans)
-        if not isinstance(item.content, Chat):
-            ids, parts = self._ended(*self._begun_once(ids, parts), place)
-        return Example(
+        task = task_of(row.columns) or task
+        spelt = not isinstance(said, Chat) and self._control.special.search(text.text)
+        example = Example(
             ids=ids,
             is_target=parts != NOT_A_TARGET,
             parts=np.maximum(parts, 0),
-            task=item.task,
-            key=stable_key(ids, item.task),
-            place=place,
-            is_text=isinstance(item.content, Text),
-            escaped=item.escaped,
+            task=task,
+            key=stable_key(ids, task),
+            place=row.place,
+            is_text=isinstance(said, Text),
+            escaped=self._escape and bool(text.forged or spelt),
         )
+        if not example.target_count:
+            return BadRow("no token of the row is a target: nothing can be learnt")
+        return example
 
-    def _begun_once(self, ids: _Ids, parts: _Parts) -> tuple[_Ids, _Parts]:
-        twice = self._adds_bos and len(ids) > 1 and ids[0] == ids[1]
-        return (ids[1:], parts[1:]) if twice else (ids, parts)
-
-    def _ended(self, ids: _Ids, parts: _Parts, place: str) -> tuple[_Ids, _Parts]:
+    def _ended(self, cut: Cut, place: str) -> Cut:
         eos = self._tokenizer.eos_token_id
         if eos is None:
             raise UsageError(
@@ -209,94 +210,52 @@ class Encoder:
                 f"'{self._tokenizer.name_or_path}' has no eos_token. Set it in the tokenizer's "
                 "configuration."
             )
-        if len(ids) and ids[-1] == eos:
-            ids, parts = ids[:-1], parts[:-1]
-        return np.append(ids, np.int32(eos)), np.append(parts, np.int8(ANSWER))
-
-    def _pieced(self, rendered: Rendered, *, templated: bool) -> tuple[_Ids, _Parts]:
-        """Tokenises between the boundaries, which is how a model meets them when it writes."""
-        cuts = {0, len(rendered.text)}
-        cuts.update(cut for span in rendered.spans for cut in (span.start, span.stop))
-        cuts.update(cut for forged in rendered.forged for cut in forged)
-        ids: list[int] = []
-        parts: list[int] = []
-        for start, stop in pairwise(sorted(cuts)):
-            text = rendered.text[start:stop]
-            if (start, stop) in rendered.forged:
-                some = self._as_text(text)
-            elif start == 0:
-                some = self._ids([text], begins=not templated, escape=not templated)[0]
-                if self._adds_eos and not templated:
-                    some = some[:-1]
-            else:
-                some = self._continued(text, escape=not templated)
-            part = next((s.part for s in rendered.spans if s.start <= start < s.stop), NOT_A_TARGET)
-            ids += some
-            parts += [part] * len(some)
-        return np.array(ids, dtype=np.int32), np.array(parts, dtype=np.int8)
-
-    def _as_text(self, token: str) -> list[int]:
-        """The spelling of a control token, in ids that are not that token."""
-        ids = self._continued(token[0], escape=True) + self._continued(token[1:], escape=True)
-        if not self._control_ids.isdisjoint(ids):
-            raise BadRow(f"the text holds {token!r}, which the tokenizer cannot write as text")
-        return ids
-
-    def _continued(self, text: str, *, escape: bool) -> list[int]:
-        """Tokens of a text inside a document: without the space that some tokenizers put first."""
-        ids = self._ids([f"\n{text}"], begins=False, escape=escape)[0]
-        if ids[: len(self._newline)] == self._newline:
-            return ids[len(self._newline) :]
-        return self._ids([text], begins=False, escape=escape)[0]
-
-    def _ids(
-        self, texts: list[str], *, begins: bool = True, escape: bool = True
-    ) -> list[list[int]]:
-        output: Any = self._tokenizer(
-            texts,
-            add_special_tokens=begins,
-            split_special_tokens=escape and self._escape,
-            verbose=False,
-        )
-        ids: list[list[int]] = output["input_ids"]
-        return ids
+        ids: Ids = cut.ids[:-1] if len(cut.ids) and cut.ids[-1] == eos else cut.ids
+        parts: Parts = cut.parts[: len(ids)]
+        return Cut(np.append(ids, np.int32(eos)), np.append(parts, np.int8(ANSWER)))
 
 
-_Ids = Int32[np.ndarray, " n"]
-_Parts = Int8[np.ndarray, " n"]
+class _Said(NamedTuple):
+    row: Row
+    content: Content | BadRow
 
 
-class _Read(NamedTuple):
-    content: Content
-    rendered: Rendered
-    task: str
-    escaped: bool
+def _portions(rows: Iterable[Row]) -> Iterator[list[_Said]]:
+    """The rows and what they say, as many at a time as there is room for."""
+    portion: list[_Said] = []
+    characters = 0
+    for row in rows:
+        said, size = _said(row)
+        if portion and characters + size > CHARACTERS_AT_A_TIME:
+            yield portion
+            portion, characters = [], 0
+        portion.append(_Said(row, said))
+        characters += size
+        if len(portion) == ROWS_AT_A_TIME:
+            yield portion
+            portion, characters = [], 0
+    if portion:
+        yield portion
 
 
-class _Tokens(NamedTuple):
-    ids: _Ids
-    ranges: np.ndarray
-    """The characters of each token, `[n, 2]`; empty where nobody asks."""
+def _said(row: Row) -> tuple[Content | BadRow, int]:
+    """What a row says, and how many characters it takes."""
+    size = _size(row.columns)
+    if size > MOST_CHARACTERS:
+        return BadRow(f"the row has over {MOST_CHARACTERS:,} characters: split the document"), size
+    try:
+        task_of(row.columns)
+        return content(row.columns), size
+    except BadRow as bad:
+        return bad, size
 
 
-def _joined(written: Written) -> Rendered:
-    text, spans = "", []
-    for piece in written.pieces:
-        if piece.part != NOT_A_TARGET:
-            spans.append(Span(len(text), len(text) + len(piece.text), piece.part))
-        text += piece.text
-    return Rendered(text, tuple(spans))
-
-
-def _straddles(ranges: np.ndarray, spans: Sequence[Span]) -> bool:
-    starts, stops = ranges.T
-    cuts = [cut for span in spans for cut in (span.start, span.stop)]
-    return any(bool(((starts < cut) & (cut < stops)).any()) for cut in cuts)
-
-
-def _parts_of(ranges: np.ndarray, spans: Sequence[Span]) -> _Parts:
-    starts, stops = ranges.T
-    parts = np.full(len(ranges), NOT_A_TARGET, dtype=np.int8)
-    for span in spans:
-        parts[(starts >= span.start) & (stops <= span.stop) & (starts < stops)] = span.part
-    return parts
+def _size(value: Any, depth: int = 0) -> int:
+    match value:
+        case str() | bytes():
+            return len(value)
+        case dict() if depth <= DEEPEST:
+            return sum(_size(item, depth + 1) for item in value.values())
+        case list() | tuple() if depth <= DEEPEST:
+            return sum(_size(item, depth + 1) for item in value)
+    return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,8 +38,9 @@ class Corpus:
     heldout: Packed | None
     task_names: tuple[str, ...]
     """In order of appearance."""
-    keys: bytes
-    """The keys of all documents in order, 16 bytes each; of streams, those of the first row."""
+    digest: bytes
+    """SHA-256 of all documents in order, held out ones too: tokens, targets, parts and tasks. Of
+    streams, of the documents that their summary counts."""
     summary: DataSummary
 
 
@@ -74,13 +76,18 @@ def read(
         packing_efficiency=train.tokens / max(1, rows * length),
         contaminated=_contaminated(aside, train),
     )
-    starts = [example.key for rows in streamed.values() for example in rows[0]]
+    starts = Examples()
+    for member in streamed.values():
+        for number in range(member.at_hand):
+            for example in member[number]:
+                starts.append(example)
+    whole = hashlib.sha256(train.digest + aside.digest + starts.digest)
     in_order = Packed(aside, np.arange(len(aside)), length, packing=packing, in_order=True)
     return Corpus(
         train={**packed, **streamed},
         heldout=in_order if len(aside) else None,
         task_names=tuple(dict.fromkeys([*packed, *streamed, *aside.task_names])),
-        keys=train.key_bytes + aside.key_bytes + bytes.fromhex("".join(starts)),
+        digest=whole.digest(),
         summary=summary,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterator
 
@@ -72,9 +73,13 @@ class Examples:
         return (self.key(number) for number in range(len(self)))
 
     @property
-    def key_bytes(self) -> bytes:
-        """All keys in order, 16 bytes each."""
-        return bytes(self._keys)
+    def digest(self) -> bytes:
+        """SHA-256 of all documents in order: their tokens, targets, parts and tasks."""
+        whole = hashlib.sha256(repr(self.task_names).encode())
+        for column in (self._ids, self._parts, self._stops, self._tasks):
+            whole.update(len(column).to_bytes(8, "little"))
+            whole.update(column)
+        return whole.digest()
 
     @property
     def lengths(self) -> np.ndarray:

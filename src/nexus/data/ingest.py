@@ -9,10 +9,14 @@ from pathlib import Path
 from nexus.data.chat import Encoder, Example
 from nexus.data.faults import Fault, Faults, OnBadRow
 from nexus.data.packing import OverLong, fitted
+from nexus.data.rejected import Rejected
 from nexus.data.sources import Row, Source
 from nexus.errors import UsageError
 
-MOST_SHOWN = 20
+COUNTED = (
+    "rows", "used", "dropped", "examples", "tokens", "target_tokens", "truncated", "split",
+    "escaped",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,15 @@ class SourceSummary:
 
     source: str
     rows: int
-    """Rows in the source, those skipped among them."""
+    """Rows in the source: those used, those skipped and those dropped."""
+    used: int
+    """Rows that gave at least one document."""
     examples: int
     """Documents to train on; pieces of a split row are documents."""
     tokens: int
     target_tokens: int
     skipped: int
+    """Rows that could not be used. All of them are in rejected.jsonl of the run."""
     skipped_rows: tuple[Fault, ...]
     """The first 20 skipped rows and why."""
     truncated: int
@@ -54,6 +61,8 @@ class Ingest:
         length: The most tokens of an example.
         over_long: What becomes of longer ones.
         on_bad_row: What becomes of rows that cannot be used.
+        rejected: Receives those that are left out.
+        streamed: The source is read as it is needed, and may have no end.
     """
 
     def __init__(
@@ -65,32 +74,31 @@ class Ingest:
         length: int,
         over_long: OverLong = "error",
         on_bad_row: OnBadRow = "error",
+        rejected: Rejected | None = None,
+        streamed: bool = False,
     ) -> None:
         self.source = source
-        self.faults = Faults(on_bad_row)
+        self.faults = Faults(on_bad_row, rejected=rejected, streamed=streamed)
         self._encoder = encoder
         self._folder = folder
         self._length = length
         self._over_long: OverLong = over_long
-        self._counts = dict.fromkeys(
-            ("rows", "examples", "tokens", "target_tokens", "truncated", "split", "dropped"), 0
-        )
-        self._escaped = 0
+        self._counts = dict.fromkeys(COUNTED, 0)
 
     def examples(self) -> Iterator[Example]:
         """One pass over the source.
 
         Raises:
-            UsageError: for a bad or over-long row where that is an error, and for a source in which
-                there is no usable row.
+            UsageError: for bad or over-long rows where they are an error, and for a source in which
+                there is no usable row. Bad rows are told of when all rows are read.
         """
-        found = False
+        self.faults.begin()
+        self._counts = dict.fromkeys(COUNTED, 0)
         for example in self._encoder.examples(self._rows(), self.source.task, self.faults):
-            self._escaped += example.escaped
-            for piece in self._fitted(example):
-                found = True
-                yield piece
-        if not found:
+            self._counts["escaped"] += example.escaped
+            yield from self._fitted(example)
+        self.faults.settle(self.source.label, self._counts["rows"])
+        if not self._counts["used"]:
             raise UsageError(self._nothing())
 
     def _rows(self) -> Iterator[Row]:
@@ -113,6 +121,7 @@ class Ingest:
                 f"cut to {self._length} tokens, the row has no target left: raise "
                 "data.sequence_length",
             )
+        self._counts["used"] += bool(kept)
         self._counts["dropped"] += not pieces
         self._counts["split"] += len(pieces) > 1
         for piece in kept:
@@ -139,8 +148,7 @@ class Ingest:
         return SourceSummary(
             source=self.source.label,
             skipped=self.faults.count,
-            skipped_rows=tuple(self.faults.listed[:MOST_SHOWN]),
-            escaped=self._escaped,
+            skipped_rows=tuple(self.faults.listed),
             streamed=streamed,
             **self._counts,
         )

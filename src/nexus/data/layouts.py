@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +16,11 @@ Columns = Mapping[str, Any]
 Message = dict[str, Any]
 
 NOT_A_TARGET = -1
+
+DEEPEST = 32
+"""Lists and objects within each other: more is an attack, or a mistake."""
+
+_ROLE = re.compile(r"\w[\w .-]{0,63}")
 
 
 class Piece(NamedTuple):
@@ -49,6 +56,18 @@ class Chat:
 Content = Text | Written | Chat
 
 
+def task_of(columns: Columns) -> str | None:
+    """The row's own task, if it has one.
+
+    Raises:
+        BadRow: if it is no name that can be printed.
+    """
+    task = columns.get("task")
+    if task is not None and not (isinstance(task, str) and task.isprintable() and len(task) <= 100):
+        raise BadRow(f"'task' is {_shown(task)}, not a name of at most 100 printable characters")
+    return task
+
+
 class Layout(NamedTuple):
     """One way to lay out a row. Of several that fit, the first in `LAYOUTS` is meant."""
 
@@ -63,6 +82,8 @@ def content(columns: Columns) -> Content:
     Raises:
         BadRow: if no layout fits the columns, or a value has the wrong type or is empty.
     """
+    if strange := [name for name in columns if not isinstance(name, str)]:
+        raise BadRow(f"the column {_shown(strange[0])} has no string for a name")
     given = {name for name, value in columns.items() if value is not None}
     for known in (given, set(columns)):
         for layout in LAYOUTS:
@@ -111,7 +132,8 @@ def _read_prompt_completion(columns: Columns) -> Content:
 
 def _read_alpaca(columns: Columns) -> Content:
     messages = [_system_message(columns)] if columns.get("system") else []
-    for number, pair in enumerate(columns.get("history") or ()):
+    history = _list(columns, "history") if columns.get("history") else []
+    for number, pair in enumerate(history):
         where = f"history[{number}]"
         if not (isinstance(pair, list | tuple) and len(pair) == 2):
             raise BadRow(f"{where} is {_shown(pair)}, not a pair of instruction and answer")
@@ -169,11 +191,12 @@ def _messages(columns: Columns, column: str) -> tuple[Message, ...]:
         if not isinstance(message, Mapping):
             raise BadRow(f"{where} is {_shown(message)}, not an object with 'role' and 'content'")
         clean = {name: value for name, value in message.items() if value is not None}
-        _filled(message, "role", where)
-        if not clean.get("tool_calls"):
+        role = _filled(message, "role", where)
+        if not _ROLE.fullmatch(role):
+            raise BadRow(f"{where}.role is {_shown(role)}, which is no name")
+        if not clean.get("tool_calls") or "content" in clean:
             _string(message, "content", where)
-        for text in _strings(clean):
-            _clean(text, where)
+        _check_plain(clean, where)
         messages.append(clean)
     _check_turns(messages, column)
     return tuple(messages)
@@ -196,6 +219,7 @@ def _tools(columns: Columns) -> tuple[dict[str, Any], ...] | None:
     tools = _list(columns, "tools")
     if not all(isinstance(tool, dict) for tool in tools):
         raise BadRow("'tools' is not a list of objects")
+    _check_plain(tools, "'tools'")
     return tuple(tools)
 
 
@@ -230,16 +254,28 @@ def _clean(text: str, where: str) -> str:
     return text
 
 
-def _strings(value: Any) -> Iterable[str]:
+def _check_plain(value: Any, where: str, depth: int = 0) -> None:
+    """Refuses what JSON has not, what no text may hold, and nesting without end."""
+    if depth > DEEPEST:
+        raise BadRow(f"{where} is nested more than {DEEPEST} deep")
     match value:
         case str():
-            yield value
+            _clean(value, where)
         case Mapping():
-            for item in value.values():
-                yield from _strings(item)
+            for name, item in value.items():
+                if not isinstance(name, str):
+                    raise BadRow(f"{where} has the key {_shown(name)}, which is not a string")
+                _clean(name, where)
+                _check_plain(item, where, depth + 1)
         case list() | tuple():
             for item in value:
-                yield from _strings(item)
+                _check_plain(item, where, depth + 1)
+        case int() if abs(value) >= 2**64:
+            raise BadRow(f"{where} holds a number of more than 64 bits")
+        case None | bool() | int() | float():
+            pass
+        case _:
+            raise BadRow(f"{where} holds a {type(value).__name__}, which JSON has not")
 
 
 def _named(column: str, where: str) -> str:
@@ -247,14 +283,24 @@ def _named(column: str, where: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    text = repr(value)
-    return f"{text[:60]}…" if len(text) > 60 else text
+    match value:
+        case None:
+            return "null"
+        case bytes():
+            return "bytes"
+        case int() if abs(value) >= 2**64:
+            return "a number of more than 64 bits"
+    return _BRIEF.repr(value)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 60
+_BRIEF.maxlevel = 2
 
 
 def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "nothing"
+    some = [f"'{str(name)[:40]}'" for name in names]
+    return ", ".join(some[:20]) + (" …" if len(some) > 20 else "") or "nothing"
 
 
 def _unrecognised(columns: Columns) -> str:
@@ -268,7 +314,7 @@ def _unrecognised(columns: Columns) -> str:
 
 def _hint(given: set[str]) -> str:
     wanted = sorted({name for layout in LAYOUTS for name in layout.needs} - given)
-    for name in sorted(given):
+    for name in sorted(given)[:20]:
         if close := difflib.get_close_matches(name.lower(), wanted, n=1, cutoff=0.7):
             return f" (did you mean '{close[0]}' by '{name}'?)"
     for layout in LAYOUTS:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
 from pydantic import Field, field_validator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -21,9 +22,15 @@ from nexus.data.faults import OnBadRow
 from nexus.data.ingest import Ingest
 from nexus.data.mixture import Mixture
 from nexus.data.packing import OverLong
+from nexus.data.padded import check_padded, positions_in_runs
+from nexus.data.rejected import Rejected, written
 from nexus.data.sources import AnySource, Hub, Source
+from nexus.data.trainable import BATCHES_CHECKED, refuse_untrainable
 from nexus.errors import UsageError
 from nexus.spec import Spec
+
+_PLACE: Any = {"__all__": {"path"}}
+"""Where files lie, which says nothing of what is in them."""
 
 
 class DataSpec(Spec):
@@ -42,7 +49,8 @@ class DataSpec(Spec):
     over_long: OverLong = "error"
     """What becomes of documents longer than a row: `split` (plain texts), `truncate` or `drop`."""
     on_bad_row: OnBadRow = "error"
-    """What becomes of rows that cannot be used: `skip` counts and lists them."""
+    """What becomes of rows that cannot be used. `error`: all rows are checked, and the first 20 bad
+    ones named. `skip`: they are left out, counted, and written to rejected.jsonl."""
     special_tokens: SpecialTokens = "escape"
     """Text that spells a special token stays text. `parse`: the data was rendered beforehand."""
 
@@ -60,7 +68,9 @@ class Batches:
     Made by `load`.
 
     Attributes:
-        fingerprint: Hash of every document in order and of the specification.
+        fingerprint: Hash of every document in order (its tokens, targets, parts and task, and of
+            held-out ones too), and of the specification, but for where files lie. Of streams it
+            covers the documents that their summary counts: what comes after, nobody has read.
         summary: What was read, skipped, cut and packed; of streams, only their first documents.
         task_names: What the numbers in `Batch.tasks` stand for.
     """
@@ -132,6 +142,7 @@ def load(
     world: int = 1,
     context_limit: int | None = None,
     task_names: Sequence[str] | None = None,
+    rejected: Path | None = None,
 ) -> Batches:
     """Read, tokenise and pack all data, except for streams, of which only the start is read.
 
@@ -146,12 +157,15 @@ def load(
         world: of how many.
         context_limit: The most positions that teacher and student can take.
         task_names: The order in which tasks are numbered; by default as they appear.
+        rejected: Where the rows that are left out are written, whole or not at all.
 
     Raises:
         UsageError: for whatever is wrong with the data or the sizes, with its place and remedy.
     """
     rows_per_rank = _rows_per_rank(spec, tokens_per_step, micro_batch_rows, world, context_limit)
-    corpus = _corpus(spec, Encoder(tokenizer, special_tokens=spec.special_tokens), folder)
+    with written(rejected) as sink:
+        encoder = Encoder(tokenizer, special_tokens=spec.special_tokens)
+        corpus = _corpus(spec, encoder, folder, sink)
     frame = Frame(
         length=spec.sequence_length,
         rows_per_rank=rows_per_rank,
@@ -162,8 +176,12 @@ def load(
         task_names=_task_names(corpus.task_names, task_names),
     )
     sizes = {task: rows.size for task, rows in corpus.train.items()}
-    fingerprint = hashlib.sha256(spec.model_dump_json().encode() + corpus.keys).hexdigest()
-    return Batches(corpus, Mixture(sizes, spec.weights, seed), frame, fingerprint)
+    mixture = Mixture(sizes, spec.weights, seed)
+    refuse_untrainable(corpus, mixture, BATCHES_CHECKED * micro_batch_rows, tokenizer)
+    described = spec.model_dump_json(exclude={"sources": _PLACE, "heldout": _PLACE})
+    parts = (described, corpus.digest.hex())
+    fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return Batches(corpus, mixture, frame, fingerprint)
 
 
 def collate(
@@ -212,11 +230,15 @@ def collate(
         tasks=torch.from_numpy(tasks),
         task_names=tuple(task_names),
         keys=tuple(tuple(example.key for example in examples) for examples in rows),
+        places=tuple(tuple(example.place for example in examples) for examples in rows),
     )
 
 
 def from_padded(
-    input_ids: Tensor, labels: Tensor | None = None, attention_mask: Tensor | None = None
+    input_ids: Tensor,
+    labels: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    vocabulary: int | None = None,
 ) -> Batch:
     """Padded tensors as Hugging Face models take them → a batch, one document a row.
 
@@ -225,13 +247,14 @@ def from_padded(
         labels: As for Hugging Face models: not shifted, -100 where there is no target. None: every
             token but the first of a row is a target.
         attention_mask: 1 for tokens, 0 for padding. None: no padding.
+        vocabulary: How many ids there are.
 
     Raises:
-        UsageError: if shapes or devices differ, a mask has holes, or labels are negative.
+        UsageError: if shapes or devices differ, a mask has holes, or ids or labels are no tokens.
     """
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     given = input_ids if labels is None else labels
-    _check_padded(input_ids, given, mask)
+    check_padded(input_ids, given, mask, vocabulary)
     real = mask != 0
     given = given.to(torch.long)
     targets = torch.full_like(given, IGNORED)
@@ -241,58 +264,11 @@ def from_padded(
     return Batch(
         input_ids=input_ids.to(torch.long),
         targets=targets,
-        position_ids=_positions_in_runs(real),
+        position_ids=positions_in_runs(real),
         documents=torch.where(real, 0, PADDING),
         parts=nothing,
         tasks=nothing,
     )
-
-
-def _positions_in_runs(real: Bool[Tensor, "rows length"]) -> Int[Tensor, "rows length"]:
-    """Counts from 0 wherever tokens or padding begin."""
-    columns = torch.arange(real.shape[1], device=real.device).expand(real.shape)
-    begins = torch.zeros_like(columns)
-    begins[:, 1:] = torch.where(real[:, 1:] != real[:, :-1], columns[:, 1:], 0)
-    return columns - begins.cummax(dim=1).values
-
-
-def _check_padded(ids: Tensor, labels: Tensor, mask: Tensor) -> None:
-    if ids.dim() != 2 or ids.is_floating_point():
-        raise UsageError(
-            f"input_ids has the shape {tuple(ids.shape)} and type {ids.dtype}. Give token ids as "
-            "integers, [rows, length]; one row is input_ids[None]."
-        )
-    for name, tensor in (("labels", labels), ("attention_mask", mask)):
-        if tensor.shape != ids.shape:
-            raise UsageError(
-                f"{name} has the shape {tuple(tensor.shape)}, input_ids {tuple(ids.shape)}. Give "
-                "them the same shape; labels are not shifted."
-            )
-        if tensor.device != ids.device:
-            raise UsageError(
-                f"{name} is on {tensor.device}, input_ids on {ids.device}. Move them to one device."
-            )
-    if labels.is_floating_point():
-        raise UsageError(f"labels are of type {labels.dtype}. Give token ids as integers.")
-    real = mask != 0
-    begins = (real[:, 1:] & ~real[:, :-1]).sum(dim=1) + real[:, 0]
-    checks = (
-        (labels < 0) & (labels != IGNORED),
-        begins > 1,
-        (mask != 0) & (mask != 1),
-    )
-    # Together, so that an accelerator is waited for once.
-    negative, holes, others = torch.stack([check.any() for check in checks]).tolist()
-    if negative:
-        worst = int(labels[labels != IGNORED].min())
-        raise UsageError(f"labels hold {worst}. Give token ids, or {IGNORED} for no target.")
-    if others:
-        raise UsageError("attention_mask has values other than 0 and 1. Give 1 for tokens, else 0.")
-    if holes:
-        raise UsageError(
-            "attention_mask has padding between tokens. Pad on the left or the right only; "
-            "documents packed into one row are given through nexus.data.loader.collate."
-        )
 
 
 def _number(example: Example, numbers: dict[str, int]) -> int:
@@ -327,7 +303,7 @@ def _rows_per_rank(
     return tokens // unit
 
 
-def _corpus(spec: DataSpec, encoder: Encoder, folder: Path) -> Corpus:
+def _corpus(spec: DataSpec, encoder: Encoder, folder: Path, rejected: Rejected | None) -> Corpus:
     for source in spec.heldout:
         if _is_stream(source) and source.limit is None:
             raise UsageError(
@@ -335,7 +311,19 @@ def _corpus(spec: DataSpec, encoder: Encoder, folder: Path) -> Corpus:
             )
 
     def ingests(sources: Iterable[Source]) -> list[Ingest]:
-        return [_ingest(source, encoder, spec, folder) for source in sources]
+        return [
+            Ingest(
+                source,
+                encoder,
+                folder,
+                length=spec.sequence_length,
+                over_long=spec.over_long,
+                on_bad_row=spec.on_bad_row,
+                rejected=rejected,
+                streamed=_is_stream(source),
+            )
+            for source in sources
+        ]
 
     return read(
         ingests(source for source in spec.sources if not _is_stream(source)),
@@ -348,17 +336,6 @@ def _corpus(spec: DataSpec, encoder: Encoder, folder: Path) -> Corpus:
 
 def _is_stream(source: Source) -> bool:
     return isinstance(source, Hub) and source.streaming
-
-
-def _ingest(source: Source, encoder: Encoder, spec: DataSpec, folder: Path) -> Ingest:
-    return Ingest(
-        source,
-        encoder,
-        folder,
-        length=spec.sequence_length,
-        over_long=spec.over_long,
-        on_bad_row=spec.on_bad_row,
-    )
 
 
 def _task_names(present: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:

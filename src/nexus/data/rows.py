@@ -24,6 +24,11 @@ class Rows(ABC):
     def size(self) -> int | None:
         """How many different rows there are; None when only the end of a stream would tell."""
 
+    @property
+    @abstractmethod
+    def at_hand(self) -> int:
+        """How many rows can be had without reading on."""
+
     @abstractmethod
     def __getitem__(self, number: int) -> list[Example]: ...
 
@@ -60,6 +65,10 @@ class Packed(Rows):
     def size(self) -> int:
         return len(self._stops) - 1
 
+    @property
+    def at_hand(self) -> int:
+        return self.size
+
     def __getitem__(self, number: int) -> list[Example]:
         start, stop = self._stops[number : number + 2]
         return [self._examples[int(which)] for which in self._numbers[start:stop]]
@@ -83,6 +92,10 @@ class Streamed(Rows):
     def size(self) -> None:
         return None
 
+    @property
+    def at_hand(self) -> int:
+        return self._first + len(self._window)
+
     def __getitem__(self, number: int) -> list[Example]:
         if number < self._first:
             self._first, self._window, self._documents = 0, [], iter(())
@@ -96,6 +109,7 @@ class Streamed(Rows):
         if not documents:
             self._documents = self.ingest.examples()
             documents = list(islice(self._documents, STREAM_WINDOW))
+        self.ingest.faults.settle(f"{self.ingest.source.label}, as far as it was read")
         rows = _packed([len(document) for document in documents], self._length, self._packing)
         return [[documents[number] for number in row] for row in sorted(rows)]
 

@@ -89,13 +89,17 @@ class Parquet(Source):
         number = 0
         try:
             with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-                for records in file.iter_batches(batch_size=1024):
-                    for columns in records.to_pylist():
-                        yield Row(columns, f"{self.path}[{number}]")
-                        number += 1
+                names = file.schema_arrow.names
+                if twice := next((name for name in names if names.count(name) > 1), None):
+                    raise UsageError(
+                        f"{self.path}: two columns are called '{twice}'. Rename one of them."
+                    )
+                for row in _arrow_rows(file.iter_batches(batch_size=256), self.path, faults):
+                    number += 1
+                    yield row
         except (pyarrow.ArrowException, OSError) as error:
             raise UsageError(
-                f"{self.path}: not a readable parquet file from row {number} on ({error}). "
+                f"{self.path}: not a readable parquet file after {number} rows ({error}). "
                 "Write it again, or remove it from data.sources."
             ) from error
 
@@ -112,7 +116,8 @@ class LocalDataset(Source):
         return self.path
 
     def read(self, folder: Path, faults: Faults) -> Iterator[Row]:
-        return _dataset_rows(self._open(resolve(self.path, folder, "directory")), self.path)
+        data = self._open(resolve(self.path, folder, "directory"))
+        return _arrow_rows(data.with_format("arrow").iter(batch_size=256), self.path, faults)
 
     def _open(self, path: Path) -> Any:
         import datasets  # type: ignore[import-untyped]
@@ -123,9 +128,11 @@ class LocalDataset(Source):
                 return datasets.load_dataset(str(path), split=self.split)
             data = datasets.load_from_disk(str(path))
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
             raise UsageError(
-                f"{self.path}: cannot be read as a data set, split '{self.split}': {error}. "
-                "Give a directory made by save_to_disk, or one of JSON, CSV or parquet files."
+                f"{self.path}: cannot be read as a data set, split '{self.split}': {why}. Give a "
+                "directory made by save_to_disk, or one of JSON, CSV or parquet files; kind: jsonl "
+                "says which line of a file is wrong."
             ) from error
         if not isinstance(data, datasets.DatasetDict):
             return data
@@ -239,3 +246,34 @@ def _dataset_rows(data: Any, label: str) -> Iterator[Row]:
         for values in zip(*columns.values(), strict=True):
             yield Row(dict(zip(names, values, strict=True)), f"{label}[{number}]")
             number += 1
+
+
+def _arrow_rows(batches: Iterable[Any], label: str, faults: Faults) -> Iterator[Row]:
+    """The rows of Arrow data from a file, which may hold anything: checked before it is read."""
+    first = 0
+    for records in batches:
+        try:
+            rows = _checked(records)
+        except (ValueError, OverflowError):
+            yield from _one_by_one(records, label, first, faults)
+        else:
+            for number, columns in enumerate(rows, start=first):
+                yield Row(columns, f"{label}[{number}]")
+        first += len(records)
+
+
+def _one_by_one(records: Any, label: str, first: int, faults: Faults) -> Iterator[Row]:
+    for number in range(len(records)):
+        place = f"{label}[{first + number}]"
+        try:
+            (columns,) = _checked(records.slice(number, 1))
+        except (ValueError, OverflowError) as error:
+            faults.add(place, f"a value cannot be read: {error}")
+        else:
+            yield Row(columns, place)
+
+
+def _checked(records: Any) -> list[dict[str, Any]]:
+    records.validate(full=True)
+    rows: list[dict[str, Any]] = records.to_pylist()
+    return rows

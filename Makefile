@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test check lint format types arrows unit docs clean
+.PHONY: help quickstart test check lint format types arrows unit torture docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,6 +40,11 @@ arrows: $(VENV)/.installed-dev
 # One thread a process: two test processes on two cores would otherwise fight over them.
 unit: $(VENV)/.installed-dev  ## the tests alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# POINTS=100 tries about so many of all points, SEED=7 other random ones, OUTPUT=file keeps the table.
+torture: $(VENV)/.installed-dev  ## kill, stop, starve and damage runs: each must resume (minutes)
+	PYTHONPATH=tests $(BIN)/python -m torture $(if $(POINTS),--points $(POINTS)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(OUTPUT),--output $(OUTPUT))
 
 docs: $(VENV)/.installed-dev  ## write docs/reference again from the code
 	$(BIN)/python docs/generate_reference.py

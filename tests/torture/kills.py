@@ -1,0 +1,70 @@
+"""SIGKILL: at each file operation, at each one of a recovery, and at any moment."""
+
+from __future__ import annotations
+
+import signal
+
+from torture.operations import Fault
+from torture.trials import Kind, Result, Trial, described
+
+RANDOM = 300
+AGAIN = 0.25
+"""The share of random kills whose next command is killed too."""
+
+
+def at_each_operation(trial: Trial) -> Result:
+    """Killed before operation k, and after it or, where bytes are written, in their middle."""
+    ended = trial.command(_fault(trial.number)).end()
+    if ended.code != -signal.SIGKILL:
+        return trial.failed(f"no such operation: {described(ended)}")
+    return trial.conclude()
+
+
+def in_a_recovery(trial: Trial) -> Result:
+    """The same while a killed run goes on, whose newest checkpoint is damaged."""
+    trial.begin(like=trial.bench.damaged)
+    ended = trial.command(_fault(trial.number)).end()
+    if ended.code != -signal.SIGKILL:
+        return trial.failed(f"no such operation: {described(ended)}")
+    return trial.conclude()
+
+
+def at_any_moment(trial: Trial) -> Result:
+    """Killed at a random time, a quarter of them once more while they resume."""
+    if not _kill_somewhere(trial):
+        return trial.failed("ended before it was killed, eight times over")
+    if trial.random.random() < AGAIN:
+        child = trial.command()
+        child.ended_within(trial.random.random() * trial.bench.seconds)
+        child.send(signal.SIGKILL)
+        child.end()
+    return trial.conclude()
+
+
+def _kill_somewhere(trial: Trial) -> bool:
+    for _ in range(8):
+        child = trial.command()
+        finished = child.ended_within(trial.random.random() * trial.bench.seconds)
+        child.send(signal.SIGKILL)
+        ended = child.end()
+        if not finished and ended.code == -signal.SIGKILL:
+            return True
+        trial.begin()
+    return False
+
+
+def _fault(number: int) -> Fault:
+    return Fault(at=number // 2 + 1, how="after" if number % 2 else "before")
+
+
+KINDS = (
+    Kind(
+        "operation", "SIGKILL at every file operation", 10,
+        lambda bench: 2 * len(bench.operations), at_each_operation,
+    ),
+    Kind(
+        "recovery", "SIGKILL at every operation of a recovery", 4,
+        lambda bench: 2 * len(bench.recovery), in_a_recovery,
+    ),
+    Kind("random", "SIGKILL at a random moment", 7, lambda bench: RANDOM, at_any_moment),
+)  # fmt: skip

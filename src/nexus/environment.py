@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from nexus import __version__
 from nexus.data.loader import Batches
 from nexus.launch import MARK
-from nexus.tokenizers import PROBES
 from nexus.training.parallel import Parallel
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pydantic")
-
-SAMPLE = 4096
-"""Numbers of each weight that its fingerprint is made of."""
 
 
 def describe(
     parallel: Parallel,
     seed: int,
-    teacher: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    fingerprints: Mapping[str, str],
     batches: Batches,
     notices: Sequence[str],
+    changes: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Versions, hardware, seed and fingerprints, what the data came to, and notices."""
+    return {
+        **libraries(),
+        "hardware": hardware(parallel),
+        "seed": seed,
+        "fingerprints": dict(fingerprints),
+        "changes": list(changes),
+        "data": data_summary(batches),
+        "notices": list(notices),
+    }
+
+
+def libraries() -> dict[str, Any]:
     return {
         "nexus": __version__,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
-        "hardware": hardware(parallel),
-        "seed": seed,
-        "fingerprints": {
-            "teacher": fingerprint(teacher),
-            "tokenizer": tokenizer_fingerprint(tokenizer),
-            "data": batches.fingerprint,
-        },
-        "data": data_summary(batches),
-        "notices": list(notices),
     }
 
 
@@ -63,25 +59,6 @@ def hardware(parallel: Parallel) -> dict[str, Any]:
     if parallel.device.type == "cuda":
         facts["accelerator"] = torch.cuda.get_device_name(parallel.device)
     return facts
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Hash of names, shapes, types and evenly spaced numbers of all weights."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
-        flat = weight.detach().flatten()
-        some = flat[:: max(1, len(flat) // SAMPLE)].float().cpu().contiguous()
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(some.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of the token map, of what becomes of the probe strings, and of the chat template."""
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    encoded = [tokenizer(text)["input_ids"] for text in PROBES]
-    template = tokenizer.chat_template or ""
-    return hashlib.sha256(f"{vocabulary}{encoded}{template}".encode()).hexdigest()
 
 
 def data_summary(batches: Batches) -> dict[str, Any]:

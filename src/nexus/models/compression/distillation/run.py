@@ -6,14 +6,14 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from nexus.environment import fingerprint
 from nexus.errors import UsageError
+from nexus.fingerprint import of_model
 from nexus.hub import ModelSource, load_model, quiet
 from nexus.models.compression.distillation.fit import refuse_self
 from nexus.pipeline import run
@@ -45,6 +45,7 @@ def distill(
     train: Mapping[str, Any] | None = None,
     evaluate: Mapping[str, Any] | None = None,
     fresh: bool = False,
+    allow_changed: Collection[str] = (),
 ) -> PreTrainedModel:
     """Distil `teacher` into `student` and return the trained student.
 
@@ -66,6 +67,7 @@ def distill(
         train: further keys of a recipe's `train`, for example {"learning_rate": 1e-4}.
         evaluate: keys of a recipe's `evaluate`; without `output` nothing is timed or continued.
         fresh: put an earlier run in `output` aside and begin anew, as --fresh does.
+        allow_changed: what of a run that goes on may be another than before, as --allow-changed.
 
     Raises:
         UsageError: for whatever a recipe would be refused for.
@@ -97,14 +99,16 @@ def distill(
         }
         recipe = Recipe.parse(values, where="distill")
         models = Models(teacher, student, tokenizer or _tokenizer_of(teacher))
-        directory = run(recipe, folder, models=models, fresh=fresh, say=_say)
+        directory = run(
+            recipe, folder, models=models, fresh=fresh, allow_changed=allow_changed, say=_say
+        )
         trained = load_model(ModelSource(model=str(directory.student.resolve())), folder)
     return trained
 
 
 def _name_of(model: PreTrainedModel) -> str:
     """Its name, or a hash of its weights: a run is not continued with other models unnoticed."""
-    return model.name_or_path or f"in memory ({fingerprint(model)[:12]})"
+    return model.name_or_path or f"in memory ({of_model(model)[:12]})"
 
 
 def _source(rows: Rows, folder: Path, name: str) -> dict[str, str]:

@@ -1,0 +1,116 @@
+"""A recipe's file as plain values, overrides applied. Loads nothing heavy: it is what comes first.
+
+Whether the values make a recipe is for `nexus.recipe.load` to say.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nexus.errors import UsageError, shortened
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[Any, Any]:
+    """Read a recipe file and apply `a.b=c` overrides to it.
+
+    Raises:
+        UsageError: for a missing file, broken YAML, or an override that has no place.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"recipe '{path}' does not exist. `nexus quickstart DIR` writes one to begin with"
+        )
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_OneKeyOnce)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid YAML: {_explained(error)}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} holds no recipe: expected keys such as teacher, student, data")
+    for override in overrides:
+        _apply(values, override)
+    return values
+
+
+class _OneKeyOnce(yaml.SafeLoader):
+    """YAML in which a key that stands twice in one mapping is an error, not a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode):
+                if key_node.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None,
+                        None,
+                        f"'{shortened(key_node.value)}' stands here twice: keep one",
+                        key_node.start_mark,
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep=deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML's, whose own constructors stumble over `!!bool 3` in all manner of ways."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"this is no {kind}: write it in another way", node.start_mark
+            ) from None
+
+
+def _explained(error: Exception) -> str:
+    """What a parser says, and what to do about it where it does not say."""
+    match error:
+        case UnicodeDecodeError():
+            return f"{error}. Save it as UTF-8"
+        case RecursionError():
+            return "it is nested too deeply. Write it flatter"
+    said = str(error)
+    lines = "\n".join(map(shortened, said.splitlines()))
+    return f"{lines}\nIndent with spaces, not with tabs" if r"'\t'" in said else lines
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    override = shortened(override)
+    *parents, last = path.split(".")
+    if not equals or not all((*parents, last)):
+        raise UsageError(f"--set '{override}' is not of the form key.subkey=value")
+    try:
+        value = yaml.load(text, Loader=_OneKeyOnce)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UsageError(f"--set '{override}': the value is not valid YAML") from None
+    place: Any = values
+    for parent in parents:
+        place = _step_into(place, parent, override)
+    place[_key(place, last, override)] = value
+
+
+def _step_into(place: Any, key: str, override: str) -> Any:
+    """What stands at `key`, copied first: YAML can put one thing in two places (&a, *a)."""
+    at: Any = _key(place, key, override)
+    inner = place[at] if isinstance(place, list) or at in place else {}
+    place[at] = copy.copy(inner)
+    return place[at]
+
+
+def _key(place: Any, key: str, override: str) -> int | str:
+    if isinstance(place, list):
+        return _index(place, key, override)
+    if isinstance(place, dict):
+        return key
+    raise UsageError(f"--set '{override}': there is nothing inside the value before '{key}'")
+
+
+def _index(place: list[Any], key: str, override: str) -> int:
+    if not (key.isascii() and key.isdigit() and int(key) < len(place)):
+        raise UsageError(
+            f"--set '{override}': '{key}' must be a number below {len(place)}, counted from 0"
+        )
+    return int(key)

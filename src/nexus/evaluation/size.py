@@ -41,8 +41,12 @@ def size(model: PreTrainedModel, directory: Path | None = None) -> Size:
 
 
 def bytes_on_disk(directory: Path) -> int:
-    """Bytes of every file below `directory`, links followed (the hub's cache is made of them)."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    """Bytes of every file below `directory`, links followed (the hub's cache is made of them).
+
+    A model card is none of the model, and a student that is measured again may have one by then.
+    """
+    files = (path for path in directory.rglob("*") if path.name != "README.md")
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def _stored(directory: Path) -> Counter[str]:

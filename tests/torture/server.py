@@ -29,6 +29,8 @@ class Ended:
     """Its exit code; negative, the signal that killed it."""
     seconds: float
     said: str
+    hung: bool = False
+    """Whether it had to be killed for taking too long."""
 
 
 class Child:
@@ -70,10 +72,9 @@ class Child:
         os.close(self._handle)
         seconds = time.monotonic() - self._began
         said = self._said.read_text(errors="replace") if self._said.exists() else ""
-        code = os.waitstatus_to_exitcode(status)
         if hung:
-            return Ended(-999, seconds, f"{said}\nstill running after {within:.0f} s")
-        return Ended(code, seconds, said)
+            said += f"\nstill running after {within:.0f} s, and killed"
+        return Ended(os.waitstatus_to_exitcode(status), seconds, said, hung)
 
 
 def _live(work: Callable[[], int], said: Path, environment: Mapping[str, str]) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
-from nexus import hub
+from nexus import durable, hub
+from nexus.durable import Damaged
 from nexus.errors import UsageError
 from nexus.evaluation.fidelity import Fidelity, measure
 from nexus.evaluation.heldout import heldout
@@ -19,7 +20,7 @@ from nexus.evaluation.speed import speed
 from nexus.kernels.decoder import compile_layers
 from nexus.kernels.lm_head import split_head
 from nexus.objectives.weighted_sum import WeightedSum
-from nexus.recipe.schema import Recipe
+from nexus.recipe.schema import Recipe, Stage
 from nexus.report.build import build
 from nexus.report.card import model_card
 from nexus.results import Evaluation, Sample, Size, Speed
@@ -27,10 +28,12 @@ from nexus.rundir import RunDirectory
 from nexus.scene import Models, Say, Scene, load, move, stage_batches
 from nexus.stopping import Stopping
 from nexus.training import loop
+from nexus.training.checkpoint import Checkpoints, Notice
 from nexus.training.metrics import trackers
 from nexus.training.module import DistillationModule
 from nexus.training.parallel import Parallel, processes
 from nexus.training.prepare import can_compile, compiles, finish, prepare
+from nexus.training.space import require_space, weight_bytes
 
 
 def _silent(text: str) -> None:
@@ -69,15 +72,17 @@ def run(
             return directory
         try:
             scene = load(recipe, directory, folder, parallel, models, say)
+            settings = [stage.train for stage in recipe.all_stages]
+            require_space(directory.path, scene.student, settings, parallel)
             untrained = look_before(scene, say)
             train_stages(scene, stopping or Stopping(), say)
         except UsageError:
             withdraw(directory, parallel)
             raise
         if parallel.is_main:
-            save_student(scene)
+            save_student(scene, say)
             evaluate(scene, untrained, say)
-            (directory.student / "README.md").write_text(model_card(directory.path))
+            durable.write(directory.student / "README.md", model_card(directory.path))
             build(directory.path)
     return directory
 
@@ -112,44 +117,107 @@ def withdraw(directory: RunDirectory, parallel: Parallel) -> None:
 
 
 def train_stages(scene: Scene, stopping: Stopping, say: Say) -> None:
-    """The stages one after another, each on the student that the one before left behind."""
-    recipe, parallel = scene.recipe, scene.parallel
-    rows_taken = 0
-    for stage in recipe.all_stages:
-        settings = stage.train
-        model = prepare(scene.student, settings)
-        fused = compiles(settings, scene.student)
-        module = DistillationModule(
-            model, WeightedSum(stage.objectives), scene.vocabulary,
-            packed=scene.packed, fused=fused,
-        )  # fmt: skip
-        if fused:
-            compile_layers(scene.teacher.model)
-            say("compiling at the first step, which takes a while")
-        elif settings.compile == "auto" and not can_compile(parallel.device):
-            say("no C++ compiler with Python's headers was found: nothing is compiled, and slower")
-        boards = trackers(
-            settings.dashboard, scene.run.path, recipe.model_dump(mode="json"),
-            is_main=parallel.is_main,
-        )  # fmt: skip
-        batches = stage_batches(scene, stage, rows_taken)
-        work = loop.Stage(stage.name, module, scene.teacher, batches, settings, scene.run.path)
-        with stopping.gently():
-            loop.train(work, parallel, boards, stopping=stopping, quiet=not parallel.is_main)
+    """The stages one after another, each on the student that the one before left behind.
+
+    Those before the stage that was reached are not trained again: its checkpoint holds all there
+    is of them, but for the shape that they gave the student.
+    """
+    stages, reached = scene.recipe.all_stages, reached_stage(scene, say)
+    rows_taken = metrics_bytes = 0
+    for number, stage in enumerate(stages):
+        model = prepare(scene.student, stage.train)
+        if number >= max(reached, 0):
+            batches = stage_batches(scene, stage, rows_taken)
+            module = assemble(scene, stage, model, say)
+            work = loop.Stage(
+                stage.name, module, scene.teacher, batches, stage.train, scene.run.path,
+                metrics_bytes, resumes=0 < number == reached,
+            )  # fmt: skip
+            metrics_bytes = train_stage(scene, work, stopping, say)
         scene.student = finish(model)
-        rows_taken += settings.steps * settings.tokens_per_step // recipe.data.sequence_length
+        rows_taken += stage.train.steps * stage.train.tokens_per_step // row_length(scene)
 
 
-def save_student(scene: Scene) -> None:
-    """An ordinary checkpoint that loads with plain `from_pretrained`; whole or absent."""
+def reached_stage(scene: Scene, say: Say) -> int:
+    """The number of the last stage with a good checkpoint; -1 if there is none."""
+    stages = scene.recipe.all_stages
+    return next(
+        (
+            number
+            for number in reversed(range(len(stages)))
+            if checkpoints_of(scene, stages[number], say).newest_together() is not None
+        ),
+        -1,
+    )
+
+
+def checkpoints_of(scene: Scene, stage: Stage, say: Say) -> Checkpoints:
+    folder = scene.run.path / "checkpoints" / stage.name
+    return Checkpoints(
+        folder, stage.train.keep_checkpoints, scene.parallel, noticing(scene, stage.name, say)
+    )
+
+
+def assemble(scene: Scene, stage: Stage, model: nn.Module, say: Say) -> DistillationModule:
+    """The student with the stage's objectives, compiled where that pays."""
+    fused = compiles(stage.train, scene.student)
+    module = DistillationModule(
+        model, WeightedSum(stage.objectives), scene.vocabulary, packed=scene.packed, fused=fused
+    )
+    if fused:
+        compile_layers(scene.teacher.model)
+        say("compiling at the first step, which takes a while")
+    elif stage.train.compile == "auto" and not can_compile(scene.parallel.device):
+        say("no C++ compiler with Python's headers was found: nothing is compiled, and slower")
+    return module
+
+
+def train_stage(scene: Scene, work: loop.Stage, stopping: Stopping, say: Say) -> int:
+    """Train one stage, shown and noted everywhere; returns the length of metrics.jsonl."""
+    parallel = scene.parallel
+    boards = trackers(
+        work.settings.dashboard, scene.run.path, scene.recipe.model_dump(mode="json"),
+        is_main=parallel.is_main,
+    )  # fmt: skip
+    with stopping.gently():
+        return loop.train(
+            work, parallel, boards, stopping=stopping, quiet=not parallel.is_main,
+            notice=noticing(scene, work.name, say),
+        )  # fmt: skip
+
+
+def noticing(scene: Scene, stage: str, say: Say) -> Notice:
+    """Says what happened to a checkpoint, and keeps it."""
+
+    def notice(step: int, what: str, remedy: str) -> None:
+        say(f"{what}. {remedy}")
+        scene.notices.append(f"Stage {stage}, step {step}: {what}. {remedy}.")
+
+    return notice
+
+
+def row_length(scene: Scene) -> int:
+    return scene.recipe.data.sequence_length
+
+
+def save_student(scene: Scene, say: Say) -> None:
+    """An ordinary checkpoint that loads with plain `from_pretrained`; whole or absent.
+
+    Its manifest says nothing of the model card, which may be written again.
+    """
     target = scene.run.student
     if target.exists():
-        return
-    aside = target.with_name(".student")
-    shutil.rmtree(aside, ignore_errors=True)
+        try:
+            durable.verify(target)
+            return
+        except Damaged as damage:
+            aside = durable.quarantine(target)
+            say(f"{damage}. The student is saved again; what was there is kept as {aside.name}")
     scene.student.config.use_cache = True
-    hub.save(scene.student, scene.tokenizer, aside)
-    aside.rename(target)
+    final = scene.recipe.all_stages[-1].train
+    with durable.directory(target, needed=weight_bytes(scene.student, final)) as aside:
+        hub.save(scene.student, scene.tokenizer, aside)
+    durable.verify(target)
 
 
 def look_before(scene: Scene, say: Say) -> Fidelity | None:
@@ -157,10 +225,15 @@ def look_before(scene: Scene, say: Say) -> Fidelity | None:
     file = scene.run.path / "untrained.npy"
     if not scene.recipe.data.heldout or not scene.parallel.is_main:
         return None
-    if not file.exists():
-        say("measuring the untrained student on the held-out documents")
-        fidelity_of(scene, scene.student).save(file)
-    return Fidelity.load(file)
+    if file.exists():
+        try:
+            return Fidelity.load(file)
+        except Damaged as damage:
+            say(str(damage))
+    say("measuring the untrained student on the held-out documents")
+    measured = fidelity_of(scene, scene.student)
+    measured.save(file)
+    return measured
 
 
 def evaluate(scene: Scene, untrained: Fidelity | None, say: Say) -> None:

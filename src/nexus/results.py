@@ -15,10 +15,10 @@ An estimate that would mean nothing is a `Refused` with its reason, never a numb
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
+from nexus import durable
 from nexus.errors import UsageError
 from nexus.spec import Spec
 
@@ -129,9 +129,7 @@ class Evaluation(Spec):
     def save(self, run: Path) -> Path:
         """Write `evaluation.json` into the run directory: the whole file or none of it."""
         path = run / FILE_NAME
-        aside = path.with_suffix(".json.partial")
-        aside.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        durable.write(path, self.model_dump_json(indent=2) + "\n")
         return path
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from nexus import durable
 from nexus.batch import Batch
 from nexus.errors import Interrupted, NexusError
 from nexus.objectives.output import Output
@@ -149,10 +151,12 @@ def test_dropout_is_on_and_its_noise_is_part_of_the_state(
     one, _ = distilled("one")
     with pytest.raises(Interrupted):
         distilled("two", stopping=scene.stop_after(3))
-    random = one.parent / "two/checkpoints/train/step-000003/random.safetensors"
-    from safetensors.torch import save_file
-
-    save_file({"cpu": torch.Generator().manual_seed(1).get_state()}, random)
+    checkpoint = one.parent / "two/checkpoints/train/step-000003"
+    with durable.directory(checkpoint) as aside:
+        for file in checkpoint.iterdir():
+            shutil.copy(file, aside)
+        other = {"cpu": torch.Generator().manual_seed(1).get_state()}
+        save_file(other, aside / "random-0.safetensors")
     two, _ = distilled("two")
     assert repeatable(two)[3] != repeatable(one)[3]
 

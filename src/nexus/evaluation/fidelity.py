@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,10 @@ from numpy import ndarray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from nexus import durable
 from nexus.batch import PADDING, Batch, Targets
+from nexus.disk import reading
+from nexus.durable import Damaged
 from nexus.errors import NexusError
 from nexus.evaluation.bootstrap import Bootstrap
 from nexus.evaluation.mode import observing
@@ -45,6 +50,8 @@ OBSERVED = {
     "teacher_nll": teacher_nll,
 }
 """What is summed by document, all at temperature 1."""
+
+_DIGEST = hashlib.sha256().digest_size
 
 COLUMNS = ("tokens", "bytes", *OBSERVED)
 
@@ -96,13 +103,29 @@ class Fidelity:
         )
 
     def save(self, path: Path) -> None:
-        """Keep the sums, so that a later student can be compared on the same documents."""
-        with path.open("wb") as file:
-            np.save(file, self.documents, allow_pickle=False)
+        """Keep the sums, so that a later student can be compared on the same documents.
+
+        They are followed by their SHA-256, which whoever reads an array takes no notice of.
+        """
+        content = io.BytesIO()
+        np.save(content, self.documents, allow_pickle=False)
+        array = content.getvalue()
+        durable.write(path, array + hashlib.sha256(array).digest())
 
     @classmethod
     def load(cls, path: Path) -> Fidelity:
-        return cls(np.load(path, allow_pickle=False))
+        """What `save` wrote.
+
+        Raises:
+            Damaged: if the file holds something else.
+            DiskFault: if the disk cannot be read.
+        """
+        with reading(path):
+            content = path.read_bytes()
+        array = content[:-_DIGEST]
+        if hashlib.sha256(array).digest() != content[-_DIGEST:]:
+            raise Damaged(f"{path} is not what was written: its SHA-256 differs")
+        return cls(np.load(io.BytesIO(array), allow_pickle=False))
 
 
 def measure(

@@ -8,7 +8,6 @@ everything else is listed under its dotted name.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from nexus import durable
 from nexus.report.data import data_view
 from nexus.report.plots import Plot, curves
 from nexus.report.reading import RunFiles, read_run
@@ -44,9 +44,7 @@ def build(run: Path) -> Path:
     """
     path = run / FILE_NAME
     page = render(read_run(run))
-    aside = path.with_suffix(".html.partial")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
+    durable.write(path, page)
     return path
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nexus.batch import Batch
 from nexus.errors import UsageError
@@ -78,3 +78,16 @@ class Ensemble(Teacher):
     def after_step(self, student: nn.Module) -> None:
         for teacher in self.teachers:
             teacher.after_step(student)
+
+    def state(self) -> Mapping[str, Tensor]:
+        return {
+            f"{number}.{name}": value
+            for number, teacher in enumerate(self.teachers)
+            for name, value in teacher.state().items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        for number, teacher in enumerate(self.teachers):
+            own = f"{number}."
+            its = {key: value for key, value in state.items() if key.startswith(own)}
+            teacher.load_state({key.removeprefix(own): value for key, value in its.items()})

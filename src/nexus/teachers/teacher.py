@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nexus.batch import Batch
 from nexus.errors import UsageError
@@ -38,6 +39,13 @@ class Teacher(ABC):
 
     def after_step(self, student: nn.Module) -> None:  # noqa: B027
         """Called after each optimiser step. Only a teacher that follows the student cares."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What a checkpoint must keep of this teacher: nothing, unless it follows the student."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Go on from what `state` gave: the same names, shapes and types."""
 
     def require(self, wanted: Signal) -> None:
         """Make sure that this teacher provides all that is wanted.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nexus import durable
 from nexus.errors import UsageError
 
 PROJECT = "nexus"
@@ -86,7 +87,7 @@ def name_on_dashboards(run: Path) -> str:
     """The same when a run is continued, and another for another run in a directory of its name."""
     file = run / "dashboard.txt"
     if not file.exists():
-        file.write_text(f"{run.resolve().name}-{secrets.token_hex(3)}", encoding="utf-8")
+        durable.write(file, f"{run.resolve().name}-{secrets.token_hex(3)}")
     return file.read_text(encoding="utf-8")
 
 

@@ -18,13 +18,15 @@ from nexus.memory import peak_memory_gib
 from nexus.schedule import learning_rate_share
 from nexus.signals import Signals
 from nexus.teachers.teacher import Teacher
-from nexus.training.checkpoint import Checkpoints, restore
+from nexus.training.checkpoint import Checkpoints, Notice, unheard
 from nexus.training.metrics import Metrics, Tracker
 from nexus.training.module import DistillationModule, StepLosses
 from nexus.training.optimizer import adamw
 from nexus.training.parallel import Parallel
 from nexus.training.progress import View
 from nexus.training.settings import TrainSpec
+from nexus.training.snapshot import Snapshot
+from nexus.training.whole import WholeTensors
 
 
 class BatchSource(Protocol):
@@ -44,13 +46,21 @@ class Stage:
     settings: TrainSpec
     folder: Path
     """The run directory."""
+    metrics_bytes: int = 0
+    """How long metrics.jsonl is where the stage begins."""
+    resumes: bool = False
+    """Whether it has a checkpoint, without which the stage before would have to be trained."""
 
 
 def train(
     stage: Stage, parallel: Parallel, trackers: tuple[Tracker, ...] = (),
     *, stopping: Callable[[], bool] = lambda: False, quiet: bool = False,
-) -> None:  # fmt: skip
-    """Train the stage's student to its last step, from its newest checkpoint if there is one.
+    notice: Notice = unheard,
+) -> int:  # fmt: skip
+    """Train the stage's student to its last step, from its newest good checkpoint if there is one.
+
+    Returns:
+        How long metrics.jsonl is at the end: where the next stage begins.
 
     Raises:
         Interrupted: if `stopping` said so; a checkpoint was written, the same call continues.
@@ -58,12 +68,20 @@ def train(
     """
     settings, module = stage.settings, stage.module
     optimizer = adamw(module, settings.learning_rate, settings.betas, settings.weight_decay)
-    checkpoints = Checkpoints(stage.folder / "checkpoints" / stage.name, settings.keep_checkpoints)
-    if parallel.is_main:
-        checkpoints.sweep()
-    start = _resume(checkpoints, module, optimizer)
+    snapshot = Snapshot(
+        stage.name, WholeTensors(module, optimizer, parallel), stage.teacher, parallel,
+        settings.tokens_per_step, metrics_bytes=stage.metrics_bytes,
+    )  # fmt: skip
+    folder = stage.folder / "checkpoints" / stage.name
+    checkpoints = Checkpoints(folder, settings.keep_checkpoints, parallel, notice)
+    checkpoints.open()
+    if checkpoints.restore(snapshot) is None and stage.resumes:
+        raise Interrupted(f"no checkpoint of stage '{stage.name}' is whole: it begins again")
+    start = snapshot.step
     wrapped = parallel.wrap(module.train())
-    log = Metrics(stage.folder, start, stage.name, trackers, writes=parallel.is_main)
+    log = Metrics(
+        stage.folder, snapshot.metrics_bytes, stage.name, trackers, writes=parallel.is_main
+    )
     with log, View(stage.name, start, settings.steps, quiet=quiet or not parallel.is_main) as view:
         for step in range(start, settings.steps):
             began = time.monotonic()
@@ -78,11 +96,11 @@ def train(
             view.show(step + 1, values)
             last, stop = step + 1 == settings.steps, parallel.any(stopping())
             if stop or last or (step + 1) % settings.save_every == 0:
-                if parallel.is_main:
-                    checkpoints.save(step + 1, module, optimizer)
-                parallel.wait()
+                snapshot.step, snapshot.metrics_bytes = step + 1, log.flush()
+                checkpoints.save(snapshot)
             if stop and not last:
                 raise Interrupted(f"stopped after step {step + 1} of {settings.steps}")
+        return log.flush()
 
 
 def take_step(
@@ -153,11 +171,6 @@ def refuse_nonsense(values: dict[str, Any], step: int) -> None:
             "the weights were touched, and earlier checkpoints are intact. Lower "
             "train.learning_rate, or look at the rows of this step"
         )
-
-
-def _resume(checkpoints: Checkpoints, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    newest = checkpoints.newest()
-    return 0 if newest is None else int(restore(newest, module, optimizer)["step"])
 
 
 def _summary(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TextIO, cast
+from typing import Any, Literal, Protocol, Self
+
+from nexus.disk import writing
+from nexus.durable import flush
 
 Dashboard = Literal["trackio", "tensorboard", "wandb", "none"]
 
@@ -22,35 +27,56 @@ class Tracker(Protocol):
 class Metrics:
     """metrics.jsonl, one line a step, and the trackers. The file is the source of truth.
 
-    Opened at a step, it drops the lines after it: a run that is resumed writes them again.
+    Opened where a checkpoint left off, it is cut to that length: what came after is written again.
     """
 
     def __init__(
-        self, run: Path, step: int, stage: str, trackers: tuple[Tracker, ...], *, writes: bool
+        self, run: Path, length: int, stage: str, trackers: tuple[Tracker, ...], *, writes: bool
     ) -> None:
-        """Open the file of `run` at `step`. Only the first of several processes writes."""
-        self._stage, self._trackers, self._file = stage, trackers, cast(TextIO | None, None)
+        """Open the file of `run` at `length` bytes. Only the first of several processes writes.
+
+        Raises:
+            DiskFull, DiskFault: if the disk refuses, here or at any later line.
+        """
+        self._stage, self._trackers = stage, trackers
+        self._path = run / "metrics.jsonl"
+        self._file: FileIO | None = None
         if not writes:
             return
-        file = run / "metrics.jsonl"
-        kept = [
-            line
-            for line in (file.read_text().splitlines() if file.exists() else [])
-            if _is_before(line, stage, step)
-        ]
-        aside = file.with_suffix(".part")
-        aside.write_text("".join(line + "\n" for line in kept))
-        aside.replace(file)
-        self._file = file.open("a")
+        with writing(self._path):
+            new = not self._path.exists()
+            self._file = FileIO(self._path, "a")
+            self._file.truncate(_end_of_line(self._path, length))
+            self.flush()
+            if new:
+                flush(run)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         if self._file is None:
             return
-        self._file.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
-        self._file.flush()
+        entry = {"stage": self._stage, "step": step, **values}
+        line = (json.dumps(entry, allow_nan=False) + "\n").encode()
+        with writing(self._path, len(line)):
+            left = memoryview(line)
+            while left:  # a disk that is nearly full takes only a part
+                left = left[self._file.write(left) :]
         flat = dict(_flatten(values, f"{self._stage}/"))
         for tracker in self._trackers:
             tracker.log(step, flat)
+
+    def cut(self, length: int) -> None:
+        """Forget all lines after the first `length` bytes: they are written again."""
+        if self._file is not None:
+            with writing(self._path):
+                self._file.truncate(length)
+
+    def flush(self) -> int:
+        """Force all lines to disk, and return how many bytes they are."""
+        if self._file is None:
+            return 0
+        with writing(self._path):
+            os.fsync(self._file.fileno())
+            return os.fstat(self._file.fileno()).st_size
 
     def __enter__(self) -> Self:
         return self
@@ -87,12 +113,11 @@ def trackers(
     return (tracker,)
 
 
-def _is_before(line: str, stage: str, step: int) -> bool:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError:
-        return False  # the line that a killed run was writing
-    return bool(entry["stage"] != stage or entry["step"] <= step)
+def _end_of_line(file: Path, length: int) -> int:
+    """`length`, or where the last whole line ends if the file has lost something since."""
+    if file.stat().st_size >= length:
+        return length
+    return file.read_bytes().rfind(b"\n") + 1
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

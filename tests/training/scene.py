@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nexus.batch import Batch
@@ -23,6 +24,7 @@ from nexus.objectives.task import Task
 from nexus.objectives.weighted_sum import WeightedSum
 from nexus.teachers.local import LocalTeacher
 from nexus.teachers.teacher import Teacher
+from nexus.training.fsdp import Sharded, shard
 from nexus.training.loop import Stage, take_step
 from nexus.training.module import DistillationModule
 from nexus.training.parallel import Parallel
@@ -61,11 +63,11 @@ def make_documents(lengths: Sequence[int], seed: int = 0) -> list[Example]:
     ]
 
 
-def make_document(ids: Any, is_target: Any = None) -> Example:
+def make_document(ids: Any, is_target: Any = None, place: str = "here") -> Example:
     ids = np.asarray(ids, dtype=np.int32)
     targets = np.ones(len(ids), dtype=bool) if is_target is None else np.asarray(is_target)
     parts = np.zeros(len(ids), dtype=np.int8)
-    return Example(ids, targets, parts, task="", key=stable_key(ids, ""), place="here")
+    return Example(ids, targets, parts, task="", key=stable_key(ids, ""), place=place)
 
 
 def in_rows(rows: Sequence[Sequence[Example]], length: int = 24, micro: int = 99) -> list[Batch]:
@@ -100,6 +102,12 @@ class Fresh:
         return in_rows([[document] for document in mine], micro=self.micro)
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Also of one that is spread over the processes, which call this together."""
+    value = tensor.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value.clone()
+
+
 class Recorder(torch.optim.SGD):
     """Keeps each step's gradient and changes nothing."""
 
@@ -109,9 +117,7 @@ class Recorder(torch.optim.SGD):
         self.named, self.gradients = named, list[dict[str, torch.Tensor]]()
 
     def step(self, closure: Any = None) -> None:
-        self.gradients.append(
-            {name: p.grad.detach().clone() for name, p in self.named if p.grad is not None}
-        )
+        self.gradients.append({name: whole(p.grad) for name, p in self.named if p.grad is not None})
 
 
 def make_settings(**changed: Any) -> TrainSpec:
@@ -151,18 +157,28 @@ def step_gradient(
     objectives: Sequence[Any] = BOTH,
     packed: bool = True,
     parallel: Parallel | None = None,
+    spread: bool = False,
     **settings: Any,
 ) -> dict[str, torch.Tensor]:
-    """The gradient that one optimiser step would apply."""
+    """The gradient that one optimiser step would apply; `spread` shards student and teacher."""
     student = make_model() if student is None else student
     teacher = LocalTeacher(make_model(4, 1), packed=packed) if teacher is None else teacher
     parallel = parallel or Parallel()
     stage = make_stage(
         Path(), student, teacher, Always(group), objectives, packed=packed, **settings
     )
+    if spread:
+        spread_out(stage)
     recorder = Recorder(stage.module)
     take_step(stage, parallel.wrap(stage.module.train()), recorder, 0, parallel)
     return recorder.gradients[0]
+
+
+def spread_out(stage: Stage) -> tuple[Sharded, Sharded]:
+    """Shard the stage's student and teacher over all processes."""
+    assert isinstance(stage.teacher, LocalTeacher)
+    teacher = shard(stage.teacher.speaker, stage.teacher.model)
+    return shard(stage.module, stage.module.student), teacher
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

@@ -56,7 +56,18 @@ class TrainSpec(Spec):
     save_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
+    max_bad_steps: int = Field(default=3, ge=1)
+    """Steps in a row with NaN or infinity, which are skipped, until training goes back."""
     dashboard: Dashboard = "trackio"
+    parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
+    """How several processes share the work. ddp: each holds all weights. fsdp2: each holds its part
+    of student, optimiser and teacher. auto: ddp, unless that would not fit the GPU."""
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        # Kept casts would hold in full, until the forward pass is over, what fsdp2 spreads.
+        return torch.autocast(
+            device.type,
+            torch.bfloat16,
+            enabled=self.precision == "bf16",
+            cache_enabled=self.parallel != "fsdp2",
+        )

@@ -1,22 +1,22 @@
 """Load and save models and tokenizers: a local folder, a hub name or a GGUF file.
 
-Code that comes with a model runs only when the recipe says `trust_remote_code: true` beside that
-model, and pickled weights are never read.
+A folder is inspected before anything in it is loaded. Code that comes with a model runs only when
+the recipe says `trust_remote_code: true` beside that model (and names the commit, if it is on the
+hub), and pickled weights are never read.
 """
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -34,13 +34,27 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import GgufConfig
 
-from nexus.errors import UsageError
+from nexus import download
+from nexus.adapters import merged
+from nexus.errors import NexusError, UsageError
+from nexus.inspection.code import (
+    code_files,
+    code_hash,
+    refuse_code_in,
+    refuse_foreign_code,
+    refuse_kernels,
+)
+from nexus.inspection.folder import inspect
+from nexus.inspection.json_file import read_json
+from nexus.inspection.sizes import check_sizes
 from nexus.spec import Spec
+from nexus.ties import check_saved_tie
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 _log = logging.getLogger(__name__)
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _ONLY_CAUSAL = "Nexus distils decoder-only language models: name one"
 
 
@@ -56,7 +70,26 @@ class ModelSource(Spec):
     dtype: Dtype = "float32"
     """What the weights are held in; `auto` is what they were saved in."""
     trust_remote_code: bool = False
-    """Run the Python code that comes with this model."""
+    """Run the Python code that comes with this model. Of a model on the hub `revision` must be a
+    whole commit."""
+    ignore_remote_code: bool = False
+    """Load a model that comes with Python code without it, as transformers itself knows it."""
+
+    @model_validator(mode="after")
+    def _trusts_what_it_names(self) -> Self:
+        if self.trust_remote_code and "://" in self.model:
+            raise ValueError(
+                f"model is the address '{self.model}', whose code is never run: name a folder, or "
+                "a model on the hub with its commit"
+            )
+        if self.trust_remote_code and self.revision and not _COMMIT.fullmatch(self.revision):
+            raise ValueError(
+                f"revision '{self.revision}' can be moved to other code, so trust_remote_code "
+                "needs the whole commit: 40 digits, which the model's page lists under History"
+            )
+        if self.trust_remote_code and self.ignore_remote_code:
+            raise ValueError("trust_remote_code and ignore_remote_code: keep one of them")
+        return self
 
     def __str__(self) -> str:
         return f"'{self.model}'" + (f" ({self.gguf_file})" if self.gguf_file else "")
@@ -74,7 +107,7 @@ def load_model(source: ModelSource, folder: Path, dtype: Dtype | None = None) ->
         UsageError: Nothing is there, it is no causal language model, it lacks weights, or it needs
             code of its own.
     """
-    where = locate(source, folder)
+    where = _inspected(source, folder, weights=True)
     config = _config(source, where)
     _require_causal(source, config)
     precision = dtype or source.dtype
@@ -112,7 +145,7 @@ def load_config(source: ModelSource, folder: Path) -> PreTrainedConfig:
     Raises:
         UsageError: There is none, it is of no causal language model, or it needs code of its own.
     """
-    config = _config(source, locate(source, folder))
+    config = _config(source, _inspected(source, folder))
     _require_causal(source, config)
     return config
 
@@ -123,13 +156,13 @@ def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase
     Raises:
         UsageError: There is none, or it needs code of its own.
     """
-    where = locate(source, folder)
+    where = _inspected(source, folder)
     _config(source, where)
     missing = UsageError(
         f"Model {source} has no tokenizer that can be loaded. Save one beside the weights with "
         "tokenizer.save_pretrained(folder)."
     )
-    with quiet(), _explained(source):
+    with quiet(), _explained(source, "The tokenizer of model"):
         try:
             tokenizer = AutoTokenizer.from_pretrained(where, **_options(source))
         except ValueError as error:
@@ -146,10 +179,32 @@ def save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> No
         model: A transformers model, or one that PEFT wraps, whose adapters are merged into a copy.
         tokenizer: What belongs to it.
         path: The folder to write.
+
+    Raises:
+        NexusError: Whether its head is its embedding is one thing in the configuration and another
+            in the weights, so that it would be loaded as something else.
     """
+    plain = merged(model)
     with quiet():
-        merged(model).save_pretrained(path)
+        plain.save_pretrained(path)
         tokenizer.save_pretrained(path)
+    check_saved_tie(plain, path)
+
+
+def code_of(source: ModelSource, folder: Path) -> str | None:
+    """One sentence about the Python code that a model runs, for the record; nothing if none."""
+    if not source.trust_remote_code:
+        return None
+    where = Path(_inspected(source, folder))
+    files = code_files(where)
+    if not files:
+        return None
+    names = ", ".join(path.relative_to(where).as_posix() for path in files)
+    commit = f" of commit {source.revision}" if source.revision else ""
+    return (
+        f"Model {source} runs Python code of its own{commit}, since trust_remote_code is true: "
+        f"{names}, with SHA-256 {code_hash(where)}."
+    )
 
 
 def locate(source: ModelSource, folder: Path) -> str:
@@ -200,18 +255,44 @@ def read_config(path: Path) -> PreTrainedConfig:
         path = path / "config.json"
     if not path.is_file():
         raise UsageError(f"There is no model configuration at {path.absolute()}. Correct the path.")
+    refuse_code_in(path)
+    refuse_kernels(path)
+    check_sizes(path, read_json(path), None)
     source = ModelSource(model=str(path))
     config = _config(source, str(path))
     _require_causal(source, config)
     return config
 
 
+def _inspected(source: ModelSource, folder: Path, *, weights: bool = False) -> str:
+    """The folder that a model is loaded from, found to be harmless: its own or the hub's cache."""
+    where = locate(source, folder)
+    runs, ignores = source.trust_remote_code, source.ignore_remote_code
+    if (folder / Path(source.model).expanduser()).is_dir():
+        inspect(Path(where), gguf_file=source.gguf_file, code=runs or ignores)
+    else:
+        if runs and not source.revision:
+            raise UsageError(
+                f"Model {source} may run its own Python code (trust_remote_code: true), but no "
+                "commit says which. Read the code on the hub, and add revision: COMMIT with the 40 "
+                "digits of the commit that you read."
+            )
+        with _explained(source):
+            where = str(
+                download.snapshot(
+                    source.model, source.revision, source.gguf_file,
+                    weights=weights, code=runs, ignore_code=ignores,
+                )
+            )  # fmt: skip
+    if runs:
+        refuse_foreign_code(Path(where))
+    return where
+
+
 def _options(source: ModelSource) -> dict[str, Any]:
     options: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
     if source.gguf_file:
         options["gguf_file"] = source.gguf_file
-    if source.revision:
-        options["revision"] = source.revision
     return options
 
 
@@ -222,22 +303,26 @@ def _require_files(source: ModelSource, path: Path) -> None:
             "Drop revision, or name the model on the hub."
         )
     ggufs = sorted(file.name for file in path.glob("*.gguf"))
-    if source.gguf_file and not (path / source.gguf_file).is_file():
+    if source.gguf_file and not (path / source.gguf_file).exists():
         raise UsageError(
             f"Model '{source.model}' has no file '{source.gguf_file}'. "
             f"GGUF files there: {', '.join(ggufs) or 'none'}."
         )
-    if not source.gguf_file and not (path / "config.json").is_file():
+    if not source.gguf_file and not _is_there(path / "config.json"):
         hint = f"add gguf_file: {ggufs[0]}" if ggufs else "name a folder that save_pretrained wrote"
         raise UsageError(f"Model '{source.model}' has no config.json: {hint}.")
+
+
+def _is_there(path: Path) -> bool:
+    """Whatever it is, a link to nowhere included: what may be read is for `inspect` to say."""
+    return path.exists() or path.is_symlink()
 
 
 def _config(source: ModelSource, where: str) -> PreTrainedConfig:
     """The model's configuration, once it is sure that reading it needs no code from elsewhere."""
     with quiet(), _explained(source):
         if not source.gguf_file:
-            revision = {"revision": source.revision} if source.revision else {}
-            raw, _ = PreTrainedConfig.get_config_dict(where, **revision)
+            raw, _ = PreTrainedConfig.get_config_dict(where)
             kind = raw.get("model_type")
             if kind not in CONFIG_MAPPING and not source.trust_remote_code:
                 if "auto_map" in raw:
@@ -270,55 +355,32 @@ def _architecture(config: PreTrainedConfig) -> str:
 def _needs_code(source: ModelSource) -> UsageError:
     return UsageError(
         f"Model {source} needs Python code that comes with it. Read that code, and if you trust it "
-        "add trust_remote_code: true beside the model."
+        "add trust_remote_code: true beside the model (and of a model on the hub revision: COMMIT)."
     )
 
 
 @contextmanager
-def _explained(source: ModelSource) -> Iterator[None]:
-    """Files that cannot be had or read are the user's to mend; anything else is a bug and passes.
+def _explained(source: ModelSource, what: str = "Model") -> Iterator[None]:
+    """What a library makes of a model's files is theirs to mend, whatever it raises.
 
     Raises:
         UsageError: With the library's reason and the remedies.
     """
     try:
         yield
+    except (NexusError, MemoryError, torch.OutOfMemoryError):
+        raise
     except OSError as error:
         raise UsageError(
-            f"Model {source} cannot be loaded: {str(error).strip()}\n"
+            f"{what} {source} cannot be loaded: {str(error).strip()}\n"
             "It is no folder beside the recipe, or one without these files. Name a folder that "
             "save_pretrained wrote (safetensors, not pickle), or a model on the hub; a gated one "
             "needs `hf auth login`, and without network only downloaded models are there."
         ) from error
-
-
-def merged(model: nn.Module) -> Any:
-    """The model itself, or a copy with its adapters merged where it has some."""
-    if "peft" not in sys.modules:  # a model cannot carry adapters before PEFT is imported
-        return model
-    from peft import PeftModel
-
-    if not isinstance(model, PeftModel):
-        return model
-    adapted = copy.deepcopy(model)
-    base = adapted.get_base_model()
-    _untie(base)
-    return adapted.merge_and_unload()
-
-
-def _untie(model: Any) -> None:
-    """Part a head from the embedding it is tied to, where an adapter sits on only one of them."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if type(head) is nn.Linear and type(embedding) is nn.Embedding:
-        return
-    weight, tied = _base_layer(head).weight, _base_layer(embedding).weight
-    if weight is tied:
-        _base_layer(head).weight = nn.Parameter(weight.detach().clone())
-    model.config.get_text_config().tie_word_embeddings = False
-    model.config.tie_word_embeddings = False
-
-
-def _base_layer(module: Any) -> Any:
-    while hasattr(module, "base_layer"):
-        module = module.base_layer
-    return module
+    except Exception as error:
+        said = " ".join(str(error).split()) or "no reason given"
+        raise UsageError(
+            f"{what} {source} cannot be loaded: {type(error).__name__}: {said[:400]}. Its files do "
+            "not make a model that the installed transformers can read: restore them, or name "
+            "another model."
+        ) from error

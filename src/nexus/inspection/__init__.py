@@ -1,0 +1,1 @@
+"""What a stranger's model folder holds, looked at before any library reads it."""

@@ -37,6 +37,9 @@ EAGER_CHUNK_BYTES = 32 << 20
 VOCABULARY_BLOCK = 8192
 """How many rows of the head's gradient are computed at a time."""
 
+NARROWED = 1 << 18
+"""How many numbers of the head's gradient are rounded at a time."""
+
 FEWEST_ROWS = 64
 """Below this the matrix products starve, whatever the vocabulary."""
 
@@ -204,19 +207,19 @@ class _Gradients:
         if self.weight is None:
             return hidden, None, bias
         self.weight[self._used :].zero_()
-        self.weight[: self._used].mul_(upstream)
-        return hidden, _narrow(self.weight, head_dtype), bias
+        return hidden, _scaled(self.weight, upstream, head_dtype), bias
 
 
-def _narrow(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """`matrix` in a narrower type, written over its own memory: no second copy is ever held."""
+def _scaled(matrix: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`matrix` times `factor`, in `dtype`, over its own memory: no second copy is ever held."""
     if dtype == matrix.dtype:
-        return matrix
+        return matrix.mul_(factor)
     flat = matrix.view(-1)
     narrow = flat.view(dtype)[: flat.numel()]
-    for start in range(0, flat.numel(), 1 << 20):
+    for start in range(0, flat.numel(), NARROWED):
         # What is written lies before what is still to be read, except in the first block.
-        narrow[start : start + (1 << 20)] = flat[start : start + (1 << 20)].to(dtype)
+        block = slice(start, start + NARROWED)
+        narrow[block] = (flat[block] * factor).to(dtype)
     return narrow.view(matrix.shape)
 
 

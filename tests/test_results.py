@@ -44,7 +44,15 @@ def test_a_run_that_was_not_evaluated_has_no_evaluation(tmp_path: Path) -> None:
     assert Evaluation.load(tmp_path) is None
 
 
-@pytest.mark.parametrize(("text", "named"), [("{", "not JSON"), ('{"speeed": 1}', "'speed'")])
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"speeed": 1}', "'speed'"),
+    ],
+)
 def test_a_damaged_file_is_named_with_its_fault(tmp_path: Path, text: str, named: str) -> None:
     (tmp_path / "evaluation.json").write_text(text)
     with pytest.raises(UsageError, match=rf"evaluation\.json.*{named}"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nexus import durable
 from nexus.errors import UsageError
 from nexus.lock import acquire
 from nexus.recipe.load import load
@@ -150,12 +151,37 @@ def test_a_file_is_no_run(tmp_path: Path) -> None:
         begin(tmp_path / "a")
 
 
-def test_a_run_is_finished_when_it_is_evaluated_and_reported(tmp_path: Path) -> None:
-    run = begin(tmp_path / "a")
-    run.write("report.html", "<html>")
-    assert not run.is_finished
+def finish(path: Path) -> RunDirectory:
+    """A run with everything that a finished one has."""
+    run = begin(path)
+    with durable.directory(run.student) as aside:
+        (aside / "model.safetensors").write_bytes(b"weights")
     run.write_json("evaluation.json", {})
-    assert run.is_finished
+    durable.write(run.student / "README.md", "card")
+    run.write("report.html", "<html>\n</html>\n")
+    return run
+
+
+def test_a_run_is_finished_when_all_of_it_is_there(tmp_path: Path) -> None:
+    assert finish(tmp_path / "a").is_finished
+
+
+@pytest.mark.parametrize(
+    "name", ["student/model.safetensors", "student/MANIFEST.json", "student/README.md",
+             "evaluation.json", "report.html"],
+)  # fmt: skip
+@pytest.mark.parametrize("how", ["gone", "empty", "cut"])
+def test_a_run_is_not_finished_while_something_is_not_whole(
+    tmp_path: Path, name: str, how: str
+) -> None:
+    run = finish(tmp_path / "a")
+    file = run.path / name
+    content = file.read_bytes()
+    file.unlink()
+    if how != "gone":
+        file.write_bytes(content[: len(content) // 2] if how == "cut" else b"")
+    card = name.endswith("README.md") and how != "gone"  # is written by the reader's own hand
+    assert run.is_finished == card
 
 
 def test_files_are_replaced_whole_and_nothing_is_left_beside_them(tmp_path: Path) -> None:

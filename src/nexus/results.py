@@ -139,8 +139,8 @@ class Evaluation(Spec):
         if not path.exists():
             return None
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            values = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError) as error:
             raise UsageError(
                 f"{path} is not JSON ({error}). Delete it and evaluate the run again."
             ) from None

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nexus import durable
+from nexus.durable import Damaged
 from nexus.errors import UsageError
 from nexus.lock import Lock, refuse_foreign
 from nexus.recipe.load import Difference, differences, dump, settled
 from nexus.recipe.load import load as load_recipe
 from nexus.recipe.relocate import relocate
 from nexus.recipe.schema import Recipe
+from nexus.results import Evaluation
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,16 @@ class RunDirectory:
 
     @property
     def is_finished(self) -> bool:
-        return self.report.exists() and (self.path / "evaluation.json").exists()
+        """Whether student, evaluation and report are there, and whole."""
+        card = self.student / "README.md"
+        if not (card.is_file() and self.report.is_file()):
+            return False
+        try:
+            durable.verify(self.student)
+            evaluated = Evaluation.load(self.path) is not None
+        except (Damaged, UsageError):
+            return False
+        return evaluated and self.report.read_bytes().rstrip().endswith(b"</html>")
 
     @property
     def environment(self) -> dict[str, Any]:

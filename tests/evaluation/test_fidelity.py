@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from nexus.batch import IGNORED, PADDING, Batch
+from nexus.durable import Damaged
 from nexus.errors import NexusError
 from nexus.evaluation.fidelity import COLUMNS, Fidelity, measure
 from nexus.kernels.lm_head import Trunk, split_head
@@ -196,6 +197,22 @@ def test_sums_can_be_kept_for_a_later_comparison(
     found = measure(student, teacher, [pack([[("a", documents(12)[0])]], 12)])
     found.save(tmp_path / "sums.npy")
     assert np.array_equal(Fidelity.load(tmp_path / "sums.npy").documents, found.documents)
+    assert np.array_equal(np.load(tmp_path / "sums.npy", allow_pickle=False), found.documents)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"x" * 100])
+def test_a_damaged_file_of_sums_is_not_believed(
+    tmp_path: Path, teacher: LocalTeacher, student: Trunk, content: bytes
+) -> None:
+    """Nor is any flipped bit. Leave out the comparison in `load` to see it fail."""
+    file = tmp_path / "sums.npy"
+    measure(student, teacher, [pack([[("a", documents(12)[0])]], 12)]).save(file)
+    whole = file.read_bytes()
+    flips = [whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :] for at in range(len(whole))]
+    for damaged in (content, whole[:-1], *flips):
+        file.write_bytes(damaged)
+        with pytest.raises(Damaged, match=r"sums\.npy is not what was written"):
+            Fidelity.load(file)
 
 
 def test_nothing_to_measure_is_an_error(teacher: LocalTeacher, student: Trunk) -> None:

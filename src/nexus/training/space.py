@@ -45,7 +45,7 @@ def most_bytes(student: nn.Module, stages: Sequence[TrainSpec]) -> int:
     before = most = 0
     for settings in stages:
         each = checkpoint_bytes(student, settings)
-        written = -(-settings.steps // settings.save_every)
+        written = 1 + -(-settings.steps // settings.save_every)  # one before the first step
         most = max(most, before + min(settings.keep_checkpoints + 1, written) * each)
         before += min(settings.keep_checkpoints, written) * each
     return max(most, before + weight_bytes(student, stages[-1]))

@@ -158,7 +158,7 @@ _letters = st.sampled_from(['"', "\\", "u", "d83d", "de00", "0000", "{", "}", ":
 @given(line=st.lists(_letters, max_size=16).map("".join))
 def test_columns_are_inside_the_line(tmp_path_factory: pytest.TempPathFactory, line: str) -> None:
     """Whatever is found wrong is found somewhere in the line, or just behind its end."""
-    path = _file(tmp_path_factory.mktemp("fuzz"), ['{"a": '.encode() + line.encode() + b"}"])
+    path = _file(tmp_path_factory.mktemp("fuzz"), [b'{"a": ' + line.encode() + b"}"])
     _, faults = _read(path)
     for place, _ in faults.listed:
         _, number, *column = place.split(":")

@@ -29,9 +29,13 @@ class Sandbox:
     """A process in which chat templates are rendered, started when it is needed.
 
     One is enough for all templates, and starting it takes a moment: see `shared`.
+
+    Args:
+        seconds: Of processor time that one conversation may take, in all its beginnings.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = template_worker.CPU_SECONDS) -> None:
+        self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._complaints: IO[bytes] | None = None
@@ -46,33 +50,48 @@ class Sandbox:
         Raises:
             NexusError: if no such process can be started here.
         """
+        with self._lock:
+            try:
+                return self._asked(template, variables, conversations, hurried=True)
+            except _Ended:
+                # Some answers went with it. Which conversation was it?
+                return self._asked(template, variables, conversations, hurried=False)
+
+    def _asked(
+        self,
+        template: str,
+        variables: dict[str, str],
+        conversations: Sequence[Conversation],
+        *,
+        hurried: bool,
+    ) -> list[Answer]:
         request: Request = {
             "template": template,
             "variables": variables,
             "conversations": list(conversations),
+            "seconds": self._seconds,
+            "hurried": hurried,
         }
         answers: list[Answer] = []
-        with self._lock:
-            process = self._running()
-            seconds = WALL_SECONDS + template_worker.CPU_SECONDS * len(conversations)
-            patience = threading.Timer(seconds, process.kill)
-            patience.daemon = True
-            patience.start()
-            try:
-                most = send(cast(IO[bytes], process.stdin), request)
-                for _ in conversations:
-                    answers.append(self._answer(process, most))
-                    if "fault" in answers[-1]:
-                        self.close()
-                        break
-            except BrokenPipeError:
-                answers.append({"fault": self._ended(process)})
+        process = self._running()
+        patience = threading.Timer(WALL_SECONDS + self._seconds * len(conversations), process.kill)
+        patience.daemon = True
+        patience.start()
+        try:
+            most = send(cast(IO[bytes], process.stdin), request)
+            for _ in conversations:
+                answers.append(self._answer(process, most))
+                if "fault" in answers[-1]:
+                    break
+        except BrokenPipeError:
+            answers.append({"fault": self._ended(process)})
+        finally:
+            patience.cancel()
+            ended = process.poll() is not None
+            if ended or len(answers) < len(conversations):
                 self.close()
-            except BaseException:
-                self.close()
-                raise
-            finally:
-                patience.cancel()
+        if ended and hurried and len(conversations) > 1:
+            raise _Ended
         return answers
 
     def _answer(self, process: subprocess.Popen[bytes], asked: int) -> Answer:
@@ -110,7 +129,7 @@ class Sandbox:
         """Why the process is no more."""
         code = process.wait()
         if sys.platform != "win32" and code == -signal.SIGPROF:
-            return f"it takes more than {template_worker.CPU_SECONDS:g} seconds"
+            return f"it takes more than {self._seconds:g} seconds"
         if code < 0:
             return f"the process that renders it was ended by signal {-code}"
         complaints = cast(IO[bytes], self._complaints)
@@ -132,6 +151,10 @@ class Sandbox:
         for pipe in (process.stdin, process.stdout, self._complaints):
             with suppress(BrokenPipeError):
                 cast(IO[bytes], pipe).close()
+
+
+class _Ended(Exception):
+    """The process was ended while it was giving many answers."""
 
 
 @cache

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import IO, Any, TypedDict, cast
 
 CPU_SECONDS = 2.0
-"""For one conversation, in all the beginnings of it that are asked for."""
+"""For one conversation, unless a request says otherwise."""
 
 MEMORY_BYTES = 512 * 2**20
 """More than the process has when it starts."""
@@ -43,6 +43,10 @@ class Request(TypedDict):
     template: str
     variables: dict[str, str]
     conversations: list[Conversation]
+    seconds: float
+    """Of processor time for one conversation, in all its beginnings."""
+    hurried: bool
+    """Give answers when there are many: faster, but who is ended takes some with it."""
 
 
 class Answer(TypedDict, total=False):
@@ -58,11 +62,12 @@ class Answer(TypedDict, total=False):
     """The template does what no template may."""
 
 
-def send(pipe: IO[bytes], value: Any) -> int:
+def send(pipe: IO[bytes], value: Any, *, flush: bool = True) -> int:
     """Write a value, and return how many bytes it has."""
     content = json.dumps(value).encode()
     pipe.write(len(content).to_bytes(8, "big") + content)
-    pipe.flush()
+    if flush:
+        pipe.flush()
     return len(content)
 
 
@@ -90,17 +95,19 @@ def main() -> None:
     render = cast(Any, render_jinja_template)
     while request := receive(sys.stdin.buffer):
         for conversation in request["conversations"]:
-            _limit_time(CPU_SECONDS)
+            _limit_time(request["seconds"])
             answer = _answered(render, request, conversation)
             _limit_time(0)
-            send(answers, answer)
+            send(answers, answer, flush=not request["hurried"])
+        answers.flush()
 
 
 def _answered(render: Callable[..., Any], request: Request, asked: Conversation) -> Answer:
     from jinja2.exceptions import SecurityError, TemplatesNotFound, TemplateSyntaxError
 
     messages = asked["messages"]
-    most = OUTPUT_CHARACTERS + 4 * len(json.dumps(messages))
+    said = sum(len(text) for one in messages for text in one.values() if isinstance(text, str))
+    most = OUTPUT_CHARACTERS + 4 * (said + len(json.dumps(asked["tools"])))
 
     def write(some: list[dict[str, Any]], *, prompt: bool, markers: bool = False) -> Any:
         texts, blocks = render(

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from nexus.errors import UsageError
-from nexus.recipe.load import differences, dump, json_schema, load
+from nexus.recipe.load import differences, dump, json_schema, load, settled
 from nexus.recipe.schema import Recipe
 from nexus.spec import Spec
 
@@ -117,15 +117,14 @@ def test_differences_show_both_values_and_leave_the_output_aside(values: dict[st
     one = Recipe.parse(values)
     values["train"]["steps"] = 11
     values["output"] = "elsewhere"
-    (line,) = differences(one, Recipe.parse(values))
-    assert "train.steps" in line and "10" in line and "11" in line
+    assert differences(one, Recipe.parse(values)) == [("train.steps", 10, 11)]
 
 
 def test_a_term_more_or_less_is_a_difference(values: dict[str, Any]) -> None:
     one = Recipe.parse(values)
     term = values["objectives"].pop()
-    lines = differences(one, Recipe.parse(values))
-    assert f"objectives.1.kind: {term['kind']!r} there, None now" in lines
+    found = differences(one, Recipe.parse(values))
+    assert ("objectives.1.kind", term["kind"], None) in found
     assert not differences(one, one)
 
 
@@ -180,3 +179,15 @@ def test_the_schema_is_whole() -> None:
 
     walk(schema)
     assert set(schema["required"]) == {"output", "teacher", "student", "data"}
+
+
+def test_what_is_settled_stands_in_the_place_of_auto_alone(values: dict[str, Any]) -> None:
+    values["teacher"]["dtype"] = "auto"
+    left_open = Recipe.parse(values)
+    values["teacher"]["dtype"] = "bfloat16"
+    values["train"] |= {"compile": True, "steps": 7}
+    came_to = Recipe.parse(values)
+    both = settled(left_open, came_to)
+    assert differences(both, came_to) == [("train.steps", 10, 7)]
+    assert settled(left_open, left_open) == left_open
+    assert settled(came_to, left_open) == came_to

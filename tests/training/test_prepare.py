@@ -190,3 +190,7 @@ def test_without_a_compiler_auto_runs_uncompiled(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("CXX", raising=False)
     assert not can_compile(cpu)
     assert can_compile(torch.device("cuda"))
+    large = nn.Linear(COMPILE_FROM, 1, bias=False)
+    assert not compiles(settings_with("auto"), large)
+    with pytest.raises(UsageError, match="lacks a C.. compiler(.|\n)*compile: false"):
+        compiles(settings_with(True), large)

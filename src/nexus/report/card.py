@@ -62,9 +62,10 @@ def _base_model(files: RunFiles) -> str | None:
 
 
 def _local(files: RunFiles, origin: str) -> Path | None:
-    """Where a model lies: paths are relative to the recipe, which is somewhere above the run."""
+    """Where a model lies: paths in a run's recipe are relative to the run directory, and names of
+    models in memory to a folder above it."""
     run = files.path.resolve()
-    places = [parent / origin for parent in run.parents] if origin else []
+    places = [folder / origin for folder in (run, *run.parents)] if origin else []
     return next((place for place in places if place.is_dir()), None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from nexus.adapters import merged
 from nexus.errors import UsageError
-from nexus.hub import merged
 from nexus.kernels.decoder import compile_layers
 from nexus.training.optimizer import refuse_lost_updates
 from nexus.training.settings import LoraSpec, TrainSpec
@@ -42,11 +43,22 @@ def prepare(student: PreTrainedModel, settings: TrainSpec) -> nn.Module:
 
 
 def compiles(settings: TrainSpec, student: nn.Module) -> bool:
-    """Whether layers and losses are compiled: as told, or if that pays and can be done here."""
-    if settings.compile != "auto":
-        return settings.compile
-    large = sum(parameter.numel() for parameter in student.parameters()) >= COMPILE_FROM
-    return large and can_compile(next(student.parameters()).device)
+    """Whether layers and losses are compiled: as told, or if that pays and can be done here.
+
+    Raises:
+        UsageError: if it is told to, and cannot be done here.
+    """
+    possible = can_compile(next(student.parameters()).device)
+    if settings.compile == "auto":
+        large = sum(parameter.numel() for parameter in student.parameters()) >= COMPILE_FROM
+        return large and possible
+    if settings.compile and not possible:
+        raise UsageError(
+            "train.compile is true, for which this machine lacks a C++ compiler or Python's "
+            "headers. Install them (on Debian: g++ and python3-dev), or set train.compile: false, "
+            "which a run that began with it goes on with by --allow-changed recipe"
+        )
+    return settings.compile
 
 
 def can_compile(device: torch.device) -> bool:
@@ -96,6 +108,9 @@ def _with_adapter(student: PreTrainedModel, lora: LoraSpec) -> nn.Module:
         task_type="CAUSAL_LM",
     )
     try:
-        return cast(nn.Module, get_peft_model(student, config))
+        with warnings.catch_warnings():
+            # PEFT asks for it by the name that transformers is about to give up.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return cast(nn.Module, get_peft_model(student, config))
     except ValueError as error:
         raise UsageError(f"train.lora.targets is {lora.targets!r}: {error}") from None

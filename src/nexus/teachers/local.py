@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from nexus.batch import Batch
 from nexus.hub import Dtype, ModelSource, load_model, load_tokenizer
 from nexus.kernels.decoder import without_adapters
-from nexus.kernels.lm_head import head_rows, split_head
+from nexus.kernels.lm_head import Trunk, head_rows, split_head
 from nexus.signals import Headed, Signal, Signals
 from nexus.teachers.teacher import Teacher
 from nexus.tokenizers import real_vocabulary
@@ -34,6 +34,7 @@ class LocalTeacher(Teacher):
         """
         self.model = model.requires_grad_(False).eval()
         self.trunk = split_head(model, vocabulary or head_rows(model), packed)
+        self.speaker = Speaker(self.model, self.trunk)
 
     @property
     def provides(self) -> Signal:
@@ -59,11 +60,22 @@ class LocalTeacher(Teacher):
         if not wanted:
             return Signals()
         self.model.eval()
-        hidden = self.trunk.hidden(batch)
-        return Signals(Headed(hidden[batch.is_target], self.trunk.head()))
+        told: Headed = self.speaker(batch)
+        return Signals(told)
 
     def to(self, device: torch.device | str) -> None:
         self.model.to(device)
+
+
+class Speaker(nn.Module):
+    """The model as it is called, and as what it is spread over many processes."""
+
+    def __init__(self, model: nn.Module, trunk: Trunk) -> None:
+        super().__init__()
+        self.model, self._trunk = model, trunk
+
+    def forward(self, batch: Batch) -> Headed:
+        return Headed(self._trunk.hidden(batch)[batch.is_target], self._trunk.head())
 
 
 class LocalTeacherSpec(ModelSource):

@@ -17,3 +17,16 @@ class Interrupted(NexusError):
     """The run stopped before its end and continues when the same command is run again."""
 
     exit_code = 75
+
+
+class Lost(Interrupted):
+    """Another process of the run ended, or does not answer."""
+
+
+LONGEST = 120
+"""Characters that messages show of a name or a value."""
+
+
+def shortened(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torture.mounts import grow, mount, unmount
@@ -14,8 +17,11 @@ from torture.operations import GROWING, Fault, How
 from torture.server import Child, Ended
 from torture.trials import Bench, Kind, Result, Trial, described
 
-SIZES = 150
 PAGE = 4096
+SIZES = 40
+"""Most are refused before the first step, since the run needs more: with exit code 2."""
+NEIGHBOURS = 120
+ROOM = 1 << 23
 CALLS = ("write", "fsync", "rename", "mkdir")
 STRACED = 24
 
@@ -31,21 +37,44 @@ def broken_at_each_operation(trial: Trial) -> Result:
 
 
 def full_by_size(trial: Trial) -> Result:
-    """A real file system that holds so many pages, and later as many as are needed."""
+    """A real file system of so many pages, which is large enough later."""
     # The first pages hold the folder and the recipe.
     size = PAGE * 3 + _largest(trial.bench) * trial.number // SIZES // PAGE * PAGE
+    with _mounted(trial, size):
+        return _full_then_grown(trial, trial.command().end(), allowed=(0, 1, 2, 75))
+
+
+def full_by_others(trial: Trial) -> Result:
+    """A real file system that something else fills up while the run is at work."""
+    free = _largest(trial.bench) * trial.number // NEIGHBOURS // PAGE * PAGE
+    with _mounted(trial, ROOM):
+        child = trial.command()
+        while not (trial.run / "metrics.jsonl").exists() and not child.ended_within(0.002):
+            pass
+        stat = os.statvfs(trial.place)
+        excess = stat.f_bfree * stat.f_frsize - free
+        with (trial.place / "of-others").open("wb") as file, suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, max(1, excess))
+        return _full_then_grown(trial, child.end(), allowed=(0, 1, 75))
+
+
+def _full_then_grown(trial: Trial, ended: Ended, allowed: tuple[int, ...]) -> Result:
+    problem = _unfit(ended, full=True, allowed=allowed)
+    grow(trial.place, 4 * ROOM)
+    result = trial.conclude(problem, struck=ended.code != 0)
+    if result.problem:
+        shutil.copytree(trial.place, trial.folder / "place-kept")
+    return result
+
+
+@contextmanager
+def _mounted(trial: Trial, size: int) -> Iterator[None]:
     shutil.rmtree(trial.place)
     trial.place.mkdir()
     mount(trial.place, size)
     try:
         trial.put_recipe()
-        ended = trial.command().end()
-        problem = _unfit(ended, full=True)
-        grow(trial.place, 1 << 28)
-        result = trial.conclude(problem, struck=ended.code != 0)
-        if result.problem:
-            shutil.copytree(trial.place, trial.folder / "place-kept")
-        return result
+        yield
     finally:
         unmount(trial.place)
 
@@ -74,12 +103,18 @@ def _injected(trial: Trial, at: int, how: How) -> Result:
     return trial.conclude(problem and where + problem, struck=ended.code != 0)
 
 
-def _unfit(ended: Ended, *, full: bool, unheard: bool = False) -> str:
+def _unfit(
+    ended: Ended,
+    *,
+    full: bool,
+    unheard: bool = False,
+    allowed: tuple[int, ...] = (0, 1, 75),
+) -> str:
     """What is wrong with how a run ended whose disk failed, if anything.
 
     One that ends well is good if it has the same outcome, which is compared afterwards.
     """
-    if ended.code not in (0, 1, 75):
+    if ended.code not in allowed:
         return described(ended)
     if "Traceback" in ended.said and not unheard:
         return f"a traceback: {described(ended)}"
@@ -143,6 +178,7 @@ KINDS = (
         "broken", "input/output error at each operation", 3,
         lambda bench: len(bench.operations), broken_at_each_operation,
     ),
-    Kind("size", "tmpfs of each size", 2, lambda bench: SIZES, full_by_size),
+    Kind("size", "tmpfs too small from the start", 1, lambda bench: SIZES, full_by_size),
+    Kind("others", "tmpfs filled up by others", 2, lambda bench: NEIGHBOURS, full_by_others),
     Kind("strace", "write, fsync, rename or mkdir failing", 0, lambda bench: STRACED, from_below),
 )  # fmt: skip

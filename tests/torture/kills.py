@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from torture.operations import Fault
-from torture.trials import Kind, Result, Trial, described
+from torture.operations import TORN, Fault
+from torture.trials import Bench, Kind, Result, Trial, described
 
 RANDOM = 300
 AGAIN = 0.25
@@ -23,7 +23,7 @@ def at_each_operation(trial: Trial) -> Result:
 def in_a_recovery(trial: Trial) -> Result:
     """The same while a killed run goes on, whose newest checkpoint is damaged."""
     trial.begin(like=trial.bench.damaged)
-    ended = trial.command(_fault(trial.number)).end()
+    ended = trial.command(_recovery_faults(trial.bench)[trial.number]).end()
     if ended.code != -signal.SIGKILL:
         return trial.failed(f"no such operation: {described(ended)}")
     return trial.conclude()
@@ -57,6 +57,12 @@ def _fault(number: int) -> Fault:
     return Fault(at=number // 2 + 1, how="after" if number % 2 else "before")
 
 
+def _recovery_faults(bench: Bench) -> list[Fault]:
+    """Before each, and in the middle of each that has one: after one is before the next."""
+    faults = [Fault(one.number, "before") for one in bench.recovery]
+    return faults + [Fault(one.number, "after") for one in bench.recovery if one.call in TORN]
+
+
 KINDS = (
     Kind(
         "operation", "SIGKILL at every file operation", 10,
@@ -64,7 +70,7 @@ KINDS = (
     ),
     Kind(
         "recovery", "SIGKILL at every operation of a recovery", 4,
-        lambda bench: 2 * len(bench.recovery), in_a_recovery,
+        lambda bench: len(_recovery_faults(bench)), in_a_recovery,
     ),
     Kind("random", "SIGKILL at a random moment", 7, lambda bench: RANDOM, at_any_moment),
 )  # fmt: skip

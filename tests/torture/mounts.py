@@ -14,6 +14,7 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",  # no process that is forked may share another's accelerator
     "NEXUS_MEMORY": "as the harness has it",
 }
 

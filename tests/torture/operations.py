@@ -21,8 +21,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 How = Literal["before", "after", "ENOSPC", "EIO"]
-GROWING = {"open", "os.open", "write", "mkdir", "fsync", "save"}
+WRITING = set("wax+")
+"""Letters of the mode in which a file is opened, any of which means that it may be written."""
+GROWING = {"open", "os.open", "write", "pwrite", "mkdir", "fsync", "save"}
 """What fails on a full disk. Renaming and deleting still work there."""
+TORN = {"write", "save"}
+"""What can be done by half."""
 
 _NATIVE = {
     "ENOSPC": "I/O error: No space left on device (os error 28)",
@@ -66,7 +70,7 @@ class Watch:
         for name in ("rename", "replace", "mkdir", "unlink", "remove", "rmdir", "link", "symlink"):
             self._wrap(os, name, name)
         for name in ("fsync", "fdatasync", "truncate", "ftruncate", "pwrite"):
-            self._wrap(os, name, "fsync" if "sync" in name else "write")
+            self._wrap(os, name, "fsync" if "sync" in name else name.removeprefix("f"))
         self._wrap_os_open()
         self._wrap_os_write()
         self._wrap_open()
@@ -112,10 +116,19 @@ class Watch:
         os.open = counted
 
     def _wrap_open(self) -> None:
-        original, watch = io.open, self
+        original, raw, watch = io.open, io.FileIO, self
 
-        class Raw(io.FileIO):
-            """The bytes of a file on their way to the kernel."""
+        class Raw(raw):  # type: ignore[valid-type,misc]
+            """An open file, whose bytes go to the kernel one by one call."""
+
+            def __init__(self, file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> None:
+                def work() -> None:
+                    super(Raw, self).__init__(file, mode, *args, **kwargs)
+
+                if set(mode) & WRITING:
+                    watch.act("open", _where(file), work)
+                else:
+                    work()
 
             def write(self, data: Any) -> int:
                 data = memoryview(data).cast("B")
@@ -124,18 +137,23 @@ class Watch:
                         "write",
                         _where(self.fileno()),
                         lambda: super(Raw, self).write(data),
-                        half=lambda: super(Raw, self).write(data[: len(data) // 2]),
+                        lambda: super(Raw, self).write(data[: len(data) // 2]),
                     )
                 )
 
+            def truncate(self, size: int | None = None) -> int:
+                path = _where(self.fileno())
+                return int(watch.act("truncate", path, lambda: super(Raw, self).truncate(size)))
+
         def counted(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kw: Any) -> Any:
-            if not set(mode) & set("wax+") or not watch.beneath(_where(file)):
+            if not set(mode) & WRITING or not watch.beneath(_where(file)):
                 return original(file, mode, buffering, *args, **kw)
-            return watch.act(
-                "open", _where(file), lambda: _opened(Raw, file, mode, buffering, *args, **kw)
-            )
+            return _opened(Raw, file, mode, buffering, *args, **kw)
 
         builtins.open = io.open = counted
+        for module in list(sys.modules.values()):
+            if vars(module).get("FileIO") is raw:
+                vars(module)["FileIO"] = Raw
 
     def _wrap_safetensors(self) -> None:
         from safetensors import SafetensorError

@@ -91,7 +91,8 @@ def _missing() -> dict[str, str]:
     """What cannot be tried here, by name of its kind."""
     missing = {}
     if os.environ[MOUNTS] != "own":
-        missing["size"] = "no tmpfs can be mounted: neither root nor user namespaces"
+        for name in ("size", "others"):
+            missing[name] = "no tmpfs can be mounted: neither root nor user namespaces"
     if shutil.which("strace") is None:
         missing["strace"] = "strace is not installed"
     else:

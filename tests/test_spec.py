@@ -115,7 +115,7 @@ def test_missing_key() -> None:
         ({"train": {"rate": "nan"}}, "'train.rate' is 'nan', but it should be a finite number"),
         ({"train": {"rate": float("inf")}}, "'train.rate' is inf, but it should be a finite"),
         ({"train": 3}, "'train' is 3, but it should be a mapping"),
-        ({"teachers": 3}, "'teachers' is 3, but it should be a valid tuple"),
+        ({"teachers": 3}, "'teachers' is 3, but it should be a list"),
         ({"teachers": ["server"]}, "'teachers[0]' is 'server', but it should be a mapping"),
         ({"shares": {"math": -1}}, "'shares.math' is -1, but it should be greater than or equal"),
         ({"shares": 1}, "'shares' is 1, but it should be a mapping"),
@@ -136,7 +136,7 @@ def test_value_that_fits_no_member_of_a_union_is_one_mistake() -> None:
     message = mistake({"teacher": {"kind": "local", "model": "m", "layers": "frist"}})
     assert message.startswith("'teacher.layers' is 'frist', but it should be 'first' or 'last'")
     assert "did you mean 'first'?" in message
-    assert "a valid tuple" in message
+    assert "a list" in message
     assert "\n" not in message
     message = mistake({"teacher": {"kind": "local", "model": "m", "layers": [0, "x"]}})
     assert "'teacher.layers[1]' is 'x', but it should be a valid integer" in message

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import functools
 import re
+import reprlib
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Self, Union, get_args, get_origin
@@ -11,7 +15,9 @@ from typing import Annotated, Any, Self, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from nexus.errors import UsageError
+from nexus.errors import LONGEST, UsageError, shortened
+
+Location = tuple[int | str, ...]
 
 
 class Spec(BaseModel):
@@ -33,7 +39,7 @@ class Spec(BaseModel):
 def explain(error: ValidationError, spec: type[BaseModel], where: str = "") -> str:
     """One line a mistake: the key, the value, and the nearest right name or the allowed values."""
     reasons: dict[str, list[str]] = {}
-    for details in error.errors(include_url=False):
+    for details in _deepest(error, spec):
         subject, reason = _mistake(details, spec)
         reasons.setdefault(subject, []).append(reason)
     # A value that fits no member of a union is one mistake, whatever the number of members.
@@ -49,36 +55,112 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint} Known: {', '.join(known)}" if known else hint
 
 
+def shown(value: Any) -> str:
+    """A value as people wrote it; of a long one the beginning, of a deep one the outside."""
+    return shortened(_SHORT.repr(value))
+
+
+def _deepest(error: ValidationError, spec: type[BaseModel]) -> list[ErrorDetails]:
+    """Without those about a whole that has the right form, and whose part is wrong."""
+    found = error.errors(include_url=False)
+    paths = [_place_of(details, spec) for details in found]
+    wholes = {path[:length] for path in paths for length in range(len(path))}
+    pairs = zip(paths, found, strict=True)
+    return [details for path, details in pairs if path not in wholes] or found
+
+
+def _place_of(details: ErrorDetails, spec: type[BaseModel]) -> Location:
+    loc = details["loc"]
+    if details["type"] == "extra_forbidden":  # its key is in no spec
+        return (*_written(spec, loc[:-1])[0], loc[-1])
+    return tuple(_written(spec, loc)[0])
+
+
 def _mistake(details: ErrorDetails, spec: type[BaseModel]) -> tuple[str, str]:
     """What is wrong, and why."""
     loc, value, context = details["loc"], details["input"], details.get("ctx", {})
     if details["type"] == "extra_forbidden":
-        path, at = _written(spec, loc[:-1])
-        known = sorted({name for model in _models(at) for name in model.model_fields})
-        return f"unknown key '{_dotted([*path, loc[-1]])}'", nearest(str(loc[-1]), known)
-    key = _dotted(_written(spec, loc)[0])
-    shown = f"'{key}': " if isinstance(value, Mapping) else f"'{key}' is {value!r}, but "
+        return _unknown(loc, spec)
+    path, at = _written(spec, loc)
+    key = _dotted(path)
+    subject = f"'{key}': " if isinstance(value, Mapping) else f"'{key}' is {shown(value)}, but "
     match details["type"]:
         case "missing":
             return f"'{key}' is missing", ": add it"
         case "union_tag_invalid":
-            tags, tag = _quoted(str(context["expected_tags"])), str(context["tag"])
+            tags, tag = _quoted(str(context["expected_tags"])), shortened(str(context["tag"]))
             return f"'{key}.kind' is '{tag}'", f", which does not exist{nearest(tag, tags)}"
         case "union_tag_not_found":
-            return f"'{key}' has no 'kind'", ": add one, for example {kind: …}"
+            kinds = sorted(str(_kind(model)) for model in _models(at) if _kind(model))
+            return f"'{key}' has no 'kind'", f": add one of {', '.join(kinds)}"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return shown, "it should be a mapping of keys to values"
+            return subject, "it should be a mapping of keys to values"
+        case "tuple_type":
+            return subject, "it should be a list"
+        case "string_type" if isinstance(value, bool | int | float | datetime.date):
+            return subject, f"{_spoken(details['msg'])}: put it in quotes"
         case "literal_error":
             known = _quoted(str(context["expected"]))
             hint = nearest(value, known).partition("?")[0] if isinstance(value, str) else ""
-            return shown, _spoken(details["msg"]) + (f"{hint}?" if hint.startswith(":") else "")
+            return subject, _spoken(details["msg"]) + (f"{hint}?" if hint.startswith(":") else "")
         case _:
-            return shown, _spoken(details["msg"])
+            return subject, _spoken(details["msg"])
+
+
+def _unknown(loc: Location, spec: type[BaseModel]) -> tuple[str, str]:
+    """A key that nothing is known of here; perhaps elsewhere, or if `kind` were another."""
+    name = str(loc[-1])
+    path, at = _written(spec, loc[:-1])
+    known = sorted({field for model in _models(at) for field in model.model_fields})
+    hint = nearest(name, known)
+    if not hint.startswith(":"):
+        others = [_kind(model) for model in _models(_written(spec, loc[:-2])[1])
+                  if name in model.model_fields]  # fmt: skip
+        place = next(filter(None, (_place(tuple(path), at, name), _place((), [spec], name))), "")
+        if any(others):
+            hint = f": it belongs to kind {' or '.join(map(str, others))}{hint}"
+        elif place:
+            hint = f": did you mean '{place}'{hint.replace('.', '?', 1)}"
+    return f"unknown key '{shortened(_dotted([*path, name]))}'", hint
+
+
+def _place(path: Location, at: list[Any], name: str) -> str:
+    """Where below `path` a key of this name belongs, the shortest way; or nothing."""
+    waiting = deque((path, model) for model in _models(at))
+    seen: set[type[BaseModel]] = set()
+    while waiting:
+        path, model = waiting.popleft()
+        if name in model.model_fields:
+            return _dotted([*path, name])
+        if model not in seen:
+            seen.add(model)
+            for field, leaves in _inside(model).items():
+                inner = _leaves(part for leaf in leaves for part in get_args(leaf))
+                waiting += [((*path, field), one) for one in _models(leaves)]
+                waiting += [((*path, field, 0), one) for one in _models(inner)]
+    return ""
 
 
 def _spoken(message: str) -> str:
-    reason = message.removeprefix("Value error, ").removeprefix("Input ")
+    """What pydantic says, in the words of recipes."""
+    reason = re.sub("^(Value error, |Input |(Tuple|List) (?=should))", "", message)
+    reason = reason.replace("valid tuple", "list").replace(" after validation", "")
     return f"it {reason}" if reason.startswith("should") else reason
+
+
+class _Short(reprlib.Repr):
+    """`repr` that ends, whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 4, LONGEST, LONGEST
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 8
+
+    def repr_int(self, x: int, level: int) -> str:
+        return hex(x)[:20] + "…" if x.bit_length() > 128 else repr(x)
+
+
+_SHORT = _Short()
 
 
 def _quoted(text: str) -> list[str]:
@@ -108,7 +190,7 @@ def _written(
             at = chosen
         elif holders:
             path.append(part)
-            at = _leaves(model.model_fields[str(part)].annotation for model in holders)
+            at = [leaf for model in holders for leaf in _inside(model)[str(part)]]
         elif isinstance(part, int) or any(get_origin(leaf) is dict for leaf in at):
             path.append(part)
             at = _leaves(inner for leaf in at for inner in get_args(leaf))
@@ -121,6 +203,12 @@ def _models(at: list[Any]) -> list[type[BaseModel]]:
 
 def _kind(model: type[BaseModel]) -> Any:
     return model.model_fields["kind"].default if "kind" in model.model_fields else None
+
+
+@functools.cache
+def _inside(model: type[BaseModel]) -> dict[str, list[Any]]:
+    """The types that each field of a model may have."""
+    return {name: _leaves([field.annotation]) for name, field in model.model_fields.items()}
 
 
 def _leaves(annotations: Iterable[Any]) -> list[Any]:

@@ -14,6 +14,9 @@ import yaml
 
 from nexus.errors import UsageError, shortened
 
+NOT_OF_ITS_TAG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""What PyYAML stumbles with over `!!bool 3`, `!!float ''` and the like, or 2024-13-45."""
+
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[Any, Any]:
     """Read a recipe file and apply `a.b=c` overrides to it.
@@ -27,7 +30,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[Any, Any]:
         )
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_OneKeyOnce)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, *NOT_OF_ITS_TAG) as error:
         raise UsageError(f"{path} is not valid YAML: {_explained(error)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no recipe: expected keys such as teacher, student, data")
@@ -53,16 +56,6 @@ class _OneKeyOnce(yaml.SafeLoader):
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """As PyYAML's, whose own constructors stumble over `!!bool 3` in all manner of ways."""
-        try:
-            return super().construct_object(node, deep=deep)
-        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
-            kind = node.tag.rpartition(":")[2]
-            raise yaml.constructor.ConstructorError(
-                None, None, f"this is no {kind}: write it in another way", node.start_mark
-            ) from None
-
 
 def _explained(error: Exception) -> str:
     """What a parser says, and what to do about it where it does not say."""
@@ -71,6 +64,8 @@ def _explained(error: Exception) -> str:
             return f"{error}. Save it as UTF-8"
         case RecursionError():
             return "it is nested too deeply. Write it flatter"
+        case LookupError() | TypeError() | AttributeError():
+            return "a value is none of what its tag says. Leave tags (!!…) out"
     said = str(error)
     lines = "\n".join(map(shortened, said.splitlines()))
     return f"{lines}\nIndent with spaces, not with tabs" if r"'\t'" in said else lines
@@ -84,7 +79,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set '{override}' is not of the form key.subkey=value")
     try:
         value = yaml.load(text, Loader=_OneKeyOnce)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, RecursionError, *NOT_OF_ITS_TAG):
         raise UsageError(f"--set '{override}': the value is not valid YAML") from None
     place: Any = values
     for parent in parents:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nexus.data.loader import DataSpec
 from nexus.errors import UsageError
@@ -17,16 +18,25 @@ from nexus.training.settings import TrainSpec
 AnyTeacher = LocalTeacherSpec
 """Every teacher a recipe can name."""
 
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+
 Objectives = Annotated[tuple[AnyObjective, ...], Field(min_length=1)]
 
 
 class Stage(Spec):
     """One phase of training with objectives and settings of its own."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    name: str = Field(json_schema_extra={"pattern": NAME.pattern})
     """Names its checkpoints and its curves."""
     objectives: Objectives
     train: TrainSpec
+
+    @field_validator("name")
+    @classmethod
+    def _names_files(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError("it names files: use letters, digits, - and _ only")
+        return name
 
 
 class EvaluateSpec(Spec):

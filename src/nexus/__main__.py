@@ -1,6 +1,15 @@
-"""`python -m nexus`, which torchrun starts."""
+"""The command `nexus`, and `python -m nexus`, which torchrun starts."""
 
-from nexus.cli import main
+from nexus.stopping import PROCESS
+
+
+def main() -> None:
+    """Take the signals before anything else is imported: that may take seconds."""
+    PROCESS.listen()
+    from nexus import cli
+
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -19,14 +19,16 @@ from nexus.schedule import learning_rate_share
 from nexus.signals import Signals
 from nexus.teachers.teacher import Teacher
 from nexus.training.checkpoint import Checkpoints, Notice, unheard
+from nexus.training.evidence import Passed, bad_terms, keep, strict
+from nexus.training.guard import Guard, largest
 from nexus.training.metrics import Metrics, Tracker
 from nexus.training.module import DistillationModule, StepLosses
 from nexus.training.optimizer import adamw
 from nexus.training.parallel import Parallel
 from nexus.training.progress import View
 from nexus.training.settings import TrainSpec
+from nexus.training.sharded import StageTensors
 from nexus.training.snapshot import Snapshot
-from nexus.training.whole import WholeTensors
 
 
 class BatchSource(Protocol):
@@ -64,42 +66,48 @@ def train(
 
     Raises:
         Interrupted: if `stopping` said so; a checkpoint was written, the same call continues.
-        NexusError: if a loss or gradient is not finite; earlier checkpoints are intact.
+        Diverged: if losses or gradients are not finite, and going back once did not help.
     """
     settings, module = stage.settings, stage.module
     optimizer = adamw(module, settings.learning_rate, settings.betas, settings.weight_decay)
     snapshot = Snapshot(
-        stage.name, WholeTensors(module, optimizer, parallel), stage.teacher, parallel,
+        stage.name, StageTensors(module, optimizer, parallel), stage.teacher, parallel,
         settings.tokens_per_step, metrics_bytes=stage.metrics_bytes,
     )  # fmt: skip
     folder = stage.folder / "checkpoints" / stage.name
-    checkpoints = Checkpoints(folder, settings.keep_checkpoints, parallel, notice)
-    checkpoints.open()
-    if checkpoints.restore(snapshot) is None and stage.resumes:
-        raise Interrupted(f"no checkpoint of stage '{stage.name}' is whole: it begins again")
-    start = snapshot.step
+    checkpoints = Checkpoints(
+        folder, settings.keep_checkpoints, parallel, notice, every=settings.save_every
+    )
+    guard = Guard(stage.name, settings, parallel, notice)
+    begins = _resume(stage, checkpoints, snapshot, guard)
     wrapped = parallel.wrap(module.train())
     log = Metrics(
         stage.folder, snapshot.metrics_bytes, stage.name, trackers, writes=parallel.is_main
     )
-    with log, View(stage.name, start, settings.steps, quiet=quiet or not parallel.is_main) as view:
-        for step in range(start, settings.steps):
-            began = time.monotonic()
-            values = take_step(stage, wrapped, optimizer, step, parallel)
-            seconds = time.monotonic() - began
-            values |= {
-                "tokens_per_second": settings.tokens_per_step / seconds,
-                "peak_memory_gib": peak_memory_gib(parallel.device),
-                "seconds": seconds,
-            }
-            log.write(step + 1, values)
-            view.show(step + 1, values)
-            last, stop = step + 1 == settings.steps, parallel.any(stopping())
-            if stop or last or (step + 1) % settings.save_every == 0:
-                snapshot.step, snapshot.metrics_bytes = step + 1, log.flush()
+    if log.lost:
+        what = f"metrics.jsonl is {log.lost:,} bytes shorter than at the checkpoint"
+        notice(snapshot.step, what, "Its curves have a gap, which the student knows nothing of")
+    step, quiet = snapshot.step, quiet or not parallel.is_main
+    with log, View(stage.name, step, settings.steps, quiet=quiet) as view:
+        if begins:
+            checkpoints.save(snapshot)  # or there would be nothing to go back to
+        while step < settings.steps:
+            values = _timed(stage, wrapped, optimizer, step, parallel, guard.rate)
+            step += 1
+            log.write(step, strict(values))
+            view.show(step, values)
+            stop = parallel.any(stopping())
+            due = stop or step == settings.steps or step % settings.save_every == 0
+            if guard.has_lost(step, values) or (due and not guard.passes(module, step)):
+                guard.lower_rate(step)
+                step = _go_back(checkpoints, snapshot, log, guard)
+            elif due and (step == settings.steps or not guard.bad_steps):
+                snapshot.step, snapshot.metrics_bytes = step, log.flush()
+                snapshot.extra = guard.state
                 checkpoints.save(snapshot)
-            if stop and not last:
-                raise Interrupted(f"stopped after step {step + 1} of {settings.steps}")
+            if stop and step < settings.steps:
+                done = f"stopped after step {step} of {settings.steps}"
+                raise Interrupted(f"{done}; the checkpoint is of step {snapshot.step}")
         return log.flush()
 
 
@@ -109,33 +117,47 @@ def take_step(
     optimizer: torch.optim.Optimizer,
     step: int,
     parallel: Parallel,
+    rate: float = 1.0,
 ) -> dict[str, Any]:
-    """One optimiser step: the heart of every method. Returns what there is to say of it."""
+    """One optimiser step: the heart of every method. Returns what there is to say of it.
+
+    Where a number is not finite no weight is moved, and the values are marked as `skipped`.
+    """
     settings, module = stage.settings, stage.module
-    set_learning_rate(optimizer, settings, step)
+    set_learning_rate(optimizer, settings, step, rate)
     weights = module.objectives.weights(step, settings.steps)
     group = [batch.to(parallel.device) for batch in stage.batches.take(step)]
     tokens = count_targets(group, parallel)
-    sums = []
+
+    def through(batch: Batch) -> Passed:
+        signals = ask(stage.teacher, batch, module, weights)
+        with settings.autocast(parallel.device):
+            losses: StepLosses = wrapped(batch, signals, weights)
+        told = signals.distribution
+        return Passed(losses, torch.zeros_like(losses.total) if told is None else largest(told))
+
+    passes = []
     for number, batch in enumerate(group, start=1):
         with parallel.hold_gradients(wrapped, last=number == len(group)):
-            signals = ask(stage.teacher, batch, module, weights)
-            with settings.autocast(parallel.device):
-                losses = wrapped(batch, signals, weights)
+            passes.append(through(batch))
             # DDP averages over the ranks, and this is to be a sum.
-            (losses.total * (parallel.world / tokens)).backward()
-        sums.append(losses)
-    norm = nn.utils.clip_grad_norm_(module.parameters(), settings.clip_gradient)
-    values = _summary(sums, tokens, norm, parallel)
-    refuse_nonsense(values, step)
-    optimizer.step()
+            (passes[-1].losses.total * (parallel.world / tokens)).backward()  # type: ignore[no-untyped-call]
+    norm = parallel.clip(module, settings.clip_gradient)
+    values = _summary(passes, tokens, norm, parallel)
+    if not bad_terms(values):
+        optimizer.step()
+        if stage.teacher is not None:
+            stage.teacher.after_step(module.student)
     optimizer.zero_grad(set_to_none=True)
-    if stage.teacher is not None:
-        stage.teacher.after_step(module.student)
+    if bad_terms(values):
+        evidence = keep(stage.folder, stage.name, step + 1, group, values, through, parallel)
+        values |= {"skipped": True, "why": str(evidence)}
     return values | {"learning_rate": optimizer.param_groups[0]["lr"]}
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSpec, step: int) -> None:
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, settings: TrainSpec, step: int, rate: float = 1.0
+) -> None:
     share = learning_rate_share(
         settings.schedule,
         step,
@@ -145,7 +167,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSpec, ste
         floor=settings.final_share,
     )
     for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * share
+        group["lr"] = settings.learning_rate * share * rate
 
 
 def count_targets(group: list[Batch], parallel: Parallel) -> Tensor:
@@ -162,31 +184,68 @@ def ask(
     return teacher.signals(batch, wanted) if teacher is not None and wanted else Signals()
 
 
-def refuse_nonsense(values: dict[str, Any], step: int) -> None:
-    """Stop before a loss or gradient that is not a finite number reaches the weights."""
-    loss, norm = values["loss"], values["gradient_norm"]
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+def _resume(stage: Stage, checkpoints: Checkpoints, snapshot: Snapshot, guard: Guard) -> bool:
+    """Put the newest good checkpoint in place; whether the stage begins, for there is none."""
+    checkpoints.open()
+    begins = checkpoints.restore(snapshot) is None
+    if begins and stage.resumes:
         raise NexusError(
-            f"loss {loss} with gradient norm {norm} at step {step + 1}: training stopped before "
-            "the weights were touched, and earlier checkpoints are intact. Lower "
-            "train.learning_rate, or look at the rows of this step"
+            f"no checkpoint of stage '{stage.name}' is good, and the stages before it are to be "
+            "trained again: run the same command again"
         )
+    guard.restore(snapshot.extra)
+    return begins
+
+
+def _go_back(checkpoints: Checkpoints, snapshot: Snapshot, log: Metrics, guard: Guard) -> int:
+    """To the last checkpoint that no stop has made, which knows of it from now on; its step."""
+    if checkpoints.restore(snapshot, regular=True) is None:
+        raise NexusError(
+            f"training has to go back, and no checkpoint in {checkpoints.folder} is good: run the "
+            "same command again, which begins anew"
+        )
+    log.cut(snapshot.metrics_bytes)
+    snapshot.extra = guard.state
+    checkpoints.save(snapshot)
+    return snapshot.step
+
+
+def _timed(
+    stage: Stage,
+    wrapped: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    parallel: Parallel,
+    rate: float,
+) -> dict[str, Any]:
+    """A step, with what it took."""
+    began = time.monotonic()
+    values = take_step(stage, wrapped, optimizer, step, parallel, rate)
+    seconds = time.monotonic() - began
+    return values | {
+        "tokens_per_second": stage.settings.tokens_per_step / seconds,
+        "peak_memory_gib": peak_memory_gib(parallel.device),
+        "seconds": seconds,
+    }
 
 
 def _summary(
-    sums: list[StepLosses], tokens: Tensor, norm: Tensor, parallel: Parallel
+    passes: list[Passed], tokens: Tensor, norm: Tensor, parallel: Parallel
 ) -> dict[str, Any]:
     """Means per target token over the whole step. The one place where the step is waited for."""
+    sums = [passed.losses for passed in passes]
     terms, observed = sums[0].terms, sums[0].observed
     columns = [torch.stack([losses.total.detach() for losses in sums]).sum()]
     columns += [torch.stack([losses.terms[name] for losses in sums]).sum() for name in terms]
     columns += [torch.stack([losses.observed[name] for losses in sums]).sum() for name in observed]
+    columns += [torch.stack([passed.teacher for passed in passes]).sum()]
     means = parallel.total(torch.stack(columns)) / tokens
     numbers = torch.cat([means, tokens.reshape(1), norm.detach().reshape(1)]).tolist()
-    return {
+    values = {
         "loss": numbers[0],
         "terms": dict(zip(terms, numbers[1:], strict=False)),
         **dict(zip(observed, numbers[1 + len(terms) :], strict=False)),
         "targets": int(numbers[-2]),
         "gradient_norm": numbers[-1],
     }
+    return values if math.isfinite(numbers[-3]) else {"teacher": numbers[-3], **values}

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerFast
 
 from nexus.data.control import MARK, ROLES, ControlTokens, any_of
 from nexus.data.faults import BadRow
 
-HOSTILE: dict[str, str] = runpy.run_path(
-    str(Path(__file__).parent.parent / "hostile_strings.py")
-)["HOSTILE"]
+HOSTILE: dict[str, str] = runpy.run_path(str(Path(__file__).parent.parent / "hostile_strings.py"))[
+    "HOSTILE"
+]
 
 
 @pytest.fixture(scope="module")

@@ -125,8 +125,9 @@ class Cutter:
         cuts.update(cut for span in rendered.spans for cut in (span.start, span.stop))
         cuts.update(cut for forged in rendered.forged for cut in forged)
         forged = set(rendered.forged)
-        ids: list[int] = []
-        parts: list[int] = []
+        bare = not templated and any(start == 0 for start, _ in forged)
+        ids = [self._tokenizer.bos_token_id] if bare and self._adds_bos else []
+        parts = [NOT_A_TARGET] * len(ids)
         for start, stop in pairwise(sorted(cuts)):
             text = rendered.text[start:stop]
             if (start, stop) in forged:

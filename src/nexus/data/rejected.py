@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nexus import durable
+from nexus.redaction import redacted
 
 FILE_NAME = "rejected.jsonl"
 
@@ -30,7 +31,7 @@ class Rejected:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._aside = path.with_name(f"{durable.ASIDE}{path.name}")
+        self._aside = durable.aside_of(path)
         self._file: IO[bytes] | None = None
         self._finished = False
 
@@ -38,24 +39,26 @@ class Rejected:
         text, cut = _written_out(row)
         values = {"place": place, "reason": reason, "row": text} | ({"cut": True} if cut else {})
         line = json.dumps(values).encode() + b"\n"
-        if not self._finished:
-            self._file = self._file or self._aside.open("wb")
-            self._file.write(line)
-            return
-        # In one call: whoever is killed leaves no half of a line.
-        with self.path.open("ab", buffering=0) as file:
-            file.write(line)
-        durable.flush(self.path)
+        with writing(self.path, len(line)):
+            if not self._finished:
+                self._file = self._file or self._aside.open("wb")
+                self._file.write(line)
+                return
+            # In one call: whoever is killed leaves no half of a line.
+            with self.path.open("ab", buffering=0) as file:
+                file.write(line)
+            durable.flush(self.path)
 
     def finish(self) -> None:
         """What was read up to now is all there is, streams aside."""
         if self._file is None:
             self.path.unlink(missing_ok=True)
         else:
-            self._file.close()
-            durable.flush(self._aside)
-            self._aside.replace(self.path)
-            durable.flush(self.path.parent)
+            with writing(self.path):
+                self._file.close()
+                durable.flush(self._aside)
+                self._aside.replace(self.path)
+                durable.flush(self.path.parent)
         self._file, self._finished = None, True
 
     def abandon(self) -> None:
@@ -93,4 +96,5 @@ def _written_out(row: Any) -> tuple[str | None, bool]:
             except (TypeError, ValueError, RecursionError):
                 # Keys that JSON has not, circles, endless numbers, nesting without end.
                 return None, False
+    text = redacted(text)
     return text[:MOST_CHARACTERS], len(text) > MOST_CHARACTERS

@@ -38,6 +38,11 @@ def test_the_file_that_an_error_names_is_the_one_that_is_meant(tmp_path: Path) -
         (tmp_path / "gone" / "deep" / "file").write_text("x")
 
 
+def test_what_is_written_aside_is_called_what_it_will_be(tmp_path: Path) -> None:
+    with pytest.raises(DiskFault, match=r"/step-2/x cannot be written"), writing(tmp_path):
+        (tmp_path / ".tmp-step-2" / ".tmp-x").write_text("x")
+
+
 def test_a_disk_without_inodes_has_room_and_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

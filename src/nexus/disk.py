@@ -12,6 +12,9 @@ from pathlib import Path
 
 from nexus.errors import Interrupted, NexusError
 
+ASIDE = ".tmp-"
+"""What the names of things begin with that are not whole yet."""
+
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _REMEDIES = {
@@ -68,7 +71,9 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
         if number is None:
             raise
         named = error.filename if isinstance(error, OSError) else None
-        raise refusal(Path(named) if isinstance(named, str) else path, number, needed) from error
+        file = Path(named) if isinstance(named, str) else path
+        meant = Path(*(part.removeprefix(ASIDE) for part in file.parts))
+        raise refusal(meant, number, needed) from error
 
 
 @contextmanager
@@ -111,7 +116,7 @@ def refusal(path: Path, number: int, needed: int | None = None) -> NexusError:
     if number == errno.ENOSPC and inodes_used_up(home):
         left += ", but no inode: the disk holds as many files as it can"
     message = (
-        f"{path} cannot be written: {os.strerror(number)}. {left}. Checkpoints written before are "
+        f"{path} cannot be written: {os.strerror(number)}. {left}. What was written before is "
         f"intact. {_REMEDIES.get(number, _REMEDY)}"
     )
     return DiskFull(message) if number in FULL else DiskFault(message)

@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nexus.disk import reading, writing
+from nexus.disk import ASIDE, reading, writing
 from nexus.errors import NexusError
 
 MANIFEST = "MANIFEST.json"
 SCHEMA = 1
-ASIDE, DOOMED, QUARANTINE = ".tmp-", ".del-", "quarantine-"
+DOOMED, QUARANTINE = ".del-", "quarantine-"
 
 _THREADS = 4
 """At once flushing or hashing: a disk is waited for while the processor hashes."""

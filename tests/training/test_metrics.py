@@ -83,7 +83,9 @@ def test_a_line_is_whole_or_not_there(
     ends = [0, *(at + 1 for at, byte in enumerate(whole) if byte == ord("\n"))]
     end = ends[end % len(ends)]
     (run / "metrics.jsonl").write_bytes(whole[:cut])
-    kept = write(run, end, 1, 0)
+    with Metrics(run, end, "train", (), writes=True) as metrics:
+        kept = metrics.flush()
+        assert metrics.lost == end - kept
     assert kept == max(at for at in ends if at <= min(end, cut))
     assert (run / "metrics.jsonl").read_bytes() == whole[:kept]
 

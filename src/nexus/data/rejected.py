@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nexus import durable
+from nexus.disk import writing
 from nexus.redaction import redacted
 
 FILE_NAME = "rejected.jsonl"

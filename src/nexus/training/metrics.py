@@ -41,12 +41,16 @@ class Metrics:
         self._stage, self._trackers = stage, trackers
         self._path = run / "metrics.jsonl"
         self._file: FileIO | None = None
+        self.lost = 0
+        """Bytes that were there at the checkpoint, and are not there any more."""
         if not writes:
             return
         with writing(self._path):
             new = not self._path.exists()
             self._file = FileIO(self._path, "a")
-            self._file.truncate(_end_of_line(self._path, length))
+            end = _end_of_line(self._path, length)
+            self.lost = length - end
+            self._file.truncate(end)
             self.flush()
             if new:
                 flush(run)

@@ -14,7 +14,7 @@ from nexus.inspection.json_file import read_json
 SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """Everything but weights and code."""
 
-_UNUSED = ("*/*.json", "*/*.txt", "*/*.model")
+_UNUSED = ["*/*.json", "*/*.txt", "*/*.model"]
 """Folders within a repository hold the same model for other programs."""
 
 
@@ -48,12 +48,12 @@ def snapshot(
     here = Path(
         snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_UNUSED)
     )
-    looking = {"code": code or ignore_code}
+    may_name_code = code or ignore_code
     if not (weights or gguf_file):
-        inspect(here, **looking)
+        inspect(here, code=may_name_code)
         return here
     if not gguf_file:
-        inspect(here, weights=False, **looking)
+        inspect(here, weights=False, code=may_name_code)
     files = [gguf_file] if gguf_file else _shards(here)
     here = Path(snapshot_download(name, revision=here.name, allow_patterns=files))
     if absent := [file for file in files if not (here / file).is_file()]:
@@ -62,7 +62,7 @@ def snapshot(
             "pickled weights (pytorch_model.bin) can run code and are refused. Convert them first "
             "(the hub's Space safetensors/convert), or name another model."
         )
-    inspect(here, gguf_file=gguf_file, **looking)
+    inspect(here, gguf_file=gguf_file, code=may_name_code)
     return here
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nexus import durable
+from nexus.redaction import redacted
 
 FILE_NAME = "findings.json"
 
@@ -33,7 +34,8 @@ def note(run: Path, finding: Finding) -> None:
     known = read(run)
     if finding not in known and len(known) < MOST:
         content = [asdict(each) for each in (*known, finding)]
-        durable.write(run / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        durable.write(run / FILE_NAME, redacted(text) + "\n")
 
 
 def read(run: Path) -> list[Finding]:

@@ -167,6 +167,8 @@ def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase
             tokenizer = AutoTokenizer.from_pretrained(where, **_options(source))
         except ValueError as error:
             raise (_needs_code(source) if "trust_remote_code" in str(error) else missing) from error
+    if source.ignore_remote_code:
+        tokenizer.init_kwargs.pop("auto_map", None)
     if len(tokenizer.get_vocab()) <= len(tokenizer.get_added_vocab()):
         raise missing
     return tokenizer
@@ -332,6 +334,8 @@ def _config(source: ModelSource, where: str) -> PreTrainedConfig:
                     "not know. Upgrade transformers, or name another model."
                 )
         config = AutoConfig.from_pretrained(where, **_options(source))
+    if source.ignore_remote_code:  # or what is saved would name code that it does not have
+        vars(config).pop("auto_map", None)
     return config  # type: ignore[no-any-return]
 
 

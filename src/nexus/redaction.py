@@ -100,7 +100,7 @@ def guarded() -> Iterator[None]:
 class _Redacting:
     """A text stream that writes no secrets."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:

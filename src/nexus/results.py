@@ -20,6 +20,7 @@ from typing import Literal
 
 from nexus import durable
 from nexus.errors import UsageError
+from nexus.redaction import redacted
 from nexus.spec import Spec
 
 FILE_NAME = "evaluation.json"
@@ -129,7 +130,7 @@ class Evaluation(Spec):
     def save(self, run: Path) -> Path:
         """Write `evaluation.json` into the run directory: the whole file or none of it."""
         path = run / FILE_NAME
-        durable.write(path, self.model_dump_json(indent=2) + "\n")
+        durable.write(path, redacted(self.model_dump_json(indent=2)) + "\n")
         return path
 
     @classmethod

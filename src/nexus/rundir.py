@@ -17,6 +17,7 @@ from nexus.recipe.load import Difference, differences, dump, settled
 from nexus.recipe.load import load as load_recipe
 from nexus.recipe.relocate import relocate
 from nexus.recipe.schema import Recipe
+from nexus.redaction import redacted
 from nexus.results import Evaluation
 
 
@@ -114,7 +115,7 @@ class RunDirectory:
         return None
 
     def write(self, name: str, text: str) -> None:
-        durable.write(self.path / name, text)
+        durable.write(self.path / name, redacted(text))
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         self.write(name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

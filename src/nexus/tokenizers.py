@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+import json
+import os
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from nexus.errors import UsageError
+from nexus.spec import shown
+
+Settings = dict[str, Any]
 
 _REMEDY = (
     "Distilling distributions needs one tokenizer for both: give the student the teacher's, or use "
     "a cross-tokenizer method."
 )
 
+_ROLES_REMEDY = (
+    "The student would learn the teacher's and be used with its own. Set tokenizer: teacher beside "
+    "student.model, and it is given the teacher's; or name another student."
+)
+
+_EXCERPT = 40
 _SPREAD = 200
 """How many tokens, spread evenly over the vocabulary, are themselves encoded as probes."""
 
@@ -70,26 +83,45 @@ PROBES = (
 """Strings that tell normalisers, pre-tokenisers, merges and special tokens apart."""
 
 
-def compare_tokenizers(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
+def compare_tokenizers(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, *, roles: bool = True
+) -> None:
     """Make sure that both tokenizers give the same ids to the same text.
 
     Their maps from token to id are compared in full, added tokens included. What maps do not show
-    (normaliser, pre-tokeniser, merges, a BOS put in front) is compared on probe strings: `PROBES`
-    and tokens spread over the vocabulary.
+    (normaliser, pre-tokeniser, merges, a BOS put in front) is compared on probe strings, `PROBES`
+    and tokens spread over the vocabulary, and in the settings themselves.
+
+    Args:
+        teacher: The one that is used.
+        student: The one that the student was trained with.
+        roles: Whether both must also agree on which tokens are special, which of them begins and
+            ends a text, and how ids become text again.
 
     Raises:
         UsageError: They differ. Names the first difference and the remedy.
     """
     _compare_maps(teacher.get_vocab(), student.get_vocab())
-    spread = sorted(teacher.get_vocab().values())
-    tokens = spread[:: max(1, len(spread) // _SPREAD)]
-    for text in (*PROBES, *(teacher.decode([token]) for token in tokens)):
-        ours, theirs = student(text)["input_ids"], teacher(text)["input_ids"]
-        if ours != theirs:
-            raise UsageError(
-                f"The tokenizers of teacher and student differ: the teacher's encodes {text!r} as "
-                f"{theirs}, the student's as {ours}. {_REMEDY}"
-            )
+    _compare_probes(teacher, student)
+    _compare_settings(_machinery(teacher), _machinery(student), _REMEDY)
+    if roles:
+        _compare_settings(_roles(teacher), _roles(student), _ROLES_REMEDY)
+
+
+def template_difference(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
+) -> str | None:
+    """Where two chat templates part, in one sentence; nothing where one of them has none."""
+    ours, theirs = student.chat_template, teacher.chat_template
+    if not ours or not theirs or ours == theirs:
+        return None
+    ours, theirs = json.dumps(ours), json.dumps(theirs)
+    at = len(os.path.commonprefix([ours, theirs]))
+    return (
+        "The chat templates of teacher and student differ: after "
+        f"{at} characters the teacher's goes on {theirs[at : at + _EXCERPT]!r}, the student's "
+        f"{ours[at : at + _EXCERPT]!r}."
+    )
 
 
 def real_vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -138,3 +170,67 @@ def _difference(token: str, theirs: int | str, ours: int | str) -> str:
         f"The tokenizers of teacher and student differ: token {token!r} is {theirs} in the "
         f"teacher's and {ours} in the student's. {_REMEDY}"
     )
+
+
+def _compare_probes(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
+    spread = sorted(teacher.get_vocab().values())
+    tokens = spread[:: max(1, len(spread) // _SPREAD)]
+    for text in (*PROBES, *(teacher.decode([token]) for token in tokens)):
+        ours, theirs = student(text)["input_ids"], teacher(text)["input_ids"]
+        if ours != theirs:
+            raise UsageError(
+                f"The tokenizers of teacher and student differ: the teacher's encodes {text!r} as "
+                f"{theirs}, the student's as {ours}. {_REMEDY}"
+            )
+
+
+def _compare_settings(teacher: Settings, student: Settings, remedy: str) -> None:
+    for name in [*teacher, *(name for name in student if name not in teacher)]:
+        theirs, ours = teacher.get(name, "absent"), student.get(name, "absent")
+        if theirs != ours:
+            raise UsageError(
+                f"The tokenizers of teacher and student differ: {name} is {shown(theirs)} in the "
+                f"teacher's and {shown(ours)} in the student's. {remedy}"
+            )
+
+
+def _machinery(tokenizer: PreTrainedTokenizerBase) -> Settings:
+    """What makes ids of text, step by step. What one call sets for itself is no part of it."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return {"type": type(tokenizer).__name__}
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    names = ("normalizer", "pre_tokenizer", "model", "post_processor")
+    found = _flat({name: parts[name] for name in names})
+    return {name: value for name, value in found.items() if not name.startswith("model.vocab")}
+
+
+def _roles(tokenizer: PreTrainedTokenizerBase) -> Settings:
+    """Which tokens are special, what begins and ends a text, and how ids become text again."""
+    added = tokenizer.added_tokens_decoder
+    roles: Settings = {
+        f"added token {token.content!r}.{flag}": getattr(token, flag)
+        for _, token in sorted(added.items())
+        for flag in ("special", "normalized", "lstrip", "rstrip", "single_word")
+    }
+    for name in ("bos_token", "eos_token", "unk_token", "add_bos_token", "add_eos_token"):
+        value = getattr(tokenizer, name, None)
+        roles[name] = value if isinstance(value, bool) or value is None else str(value)
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        roles |= _flat({"decoder": parts["decoder"]})
+    return roles
+
+
+def _flat(values: Any, prefix: str = "") -> Settings:
+    """Every value by its dotted name; lists of strings or pairs, such as merges, by their place."""
+    match values:
+        case dict():
+            items = [(f"{prefix}.{key}" if prefix else key, part) for key, part in values.items()]
+        case list():
+            items = [(f"{prefix}[{place}]", part) for place, part in enumerate(values)]
+        case _:
+            return {prefix: values}
+    flat: Settings = {} if items else {prefix: values}
+    for name, part in items:
+        flat |= _flat(part, name)
+    return flat

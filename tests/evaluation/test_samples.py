@@ -23,9 +23,9 @@ def test_both_continue_the_same_prompt_greedily(
     teacher, student = tiny_model(seed=1), tiny_model(seed=2)
     student.train()
     student.generation_config.do_sample = True
-    prompts = ["w5 w6 w7", "w9"]
+    prompts = [[5, 6, 7], [9]]
     found = continuations(teacher, student, words, prompts, new_tokens=5)
-    assert [sample.prompt for sample in found] == prompts
+    assert [sample.prompt for sample in found] == ["w5 w6 w7", "w9"]
     assert found == continuations(teacher, student, words, prompts, new_tokens=5)
     assert student.training
 
@@ -38,5 +38,5 @@ def test_both_continue_the_same_prompt_greedily(
 def test_the_end_of_text_ends_it(tiny_model: Any, words: PreTrainedTokenizerFast) -> None:
     model = tiny_model(tied=False)
     model.get_output_embeddings().weight.data.zero_()
-    found = continuations(model, model, words, ["w5"], new_tokens=5)
+    found = continuations(model, model, words, [[5]], new_tokens=5)
     assert found[0].teacher == ""

@@ -75,12 +75,14 @@ def test_wandb_is_given_the_same_run_when_it_continues(
 
     module = ModuleType("wandb")
     module.init = lambda **given: said.append(given) or Run  # type: ignore[attr-defined]
+    module.Settings = dict  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", module)
     write("wandb", run, 0, [3.0])
     write("wandb", run, 1, [2.0])
     first, second = said[0], said[3]
     assert said[1:3] == [(1, {"train/loss": 3.0}), "finished"]
     assert first["id"] == second["id"] == name_of(run) and first["resume"] == "allow"
+    assert first["settings"] == {"disable_git": True, "save_code": False}
 
 
 def test_runs_in_directories_of_one_name_stay_apart(tmp_path: Path) -> None:

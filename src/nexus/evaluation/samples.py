@@ -21,15 +21,15 @@ def continuations(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
     *,
     new_tokens: int = 48,
 ) -> tuple[Sample, ...]:
-    """Greedy continuations. Chat prompts come with their template already applied."""
+    """Greedy continuations of prompts that are token ids, so that nothing is tokenised anew."""
     with observing(teacher, student):
         return tuple(
             Sample(
-                prompt=prompt,
+                prompt=str(tokenizer.decode(list(prompt))),
                 teacher=_continue(teacher, tokenizer, prompt, new_tokens),
                 student=_continue(student, tokenizer, prompt, new_tokens),
             )
@@ -38,9 +38,12 @@ def continuations(
 
 
 def _continue(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[int],
+    new_tokens: int,
 ) -> str:
-    ids = torch.tensor([tokenizer.encode(prompt)], device=model.device)
+    ids = torch.tensor([list(prompt)], device=model.device)
     # A model's own settings may sample or penalise repetition; both must write by one rule.
     settings = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from nexus.data.loader import DataSpec
 from nexus.errors import UsageError
 from nexus.objectives.weighted_sum import AnyObjective, WeightedSum
+from nexus.redaction import secret_in
 from nexus.spec import Spec
 from nexus.students import AnyStudent
 from nexus.teachers.local import LocalTeacherSpec
@@ -65,6 +66,18 @@ class Recipe(Spec):
     stages: tuple[Stage, ...] = ()
     """Several stages, one after another on one student, instead of `objectives` and `train`."""
     evaluate: EvaluateSpec = EvaluateSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_secret(cls, values: Any) -> Any:
+        if found := secret_in(values):
+            key, what = found
+            raise ValueError(
+                f"'{key}' holds what looks like a secret ({what}). A recipe is copied into its run "
+                "and the report: put the secret into the environment, where libraries look for it "
+                "(HF_TOKEN, AWS_SECRET_ACCESS_KEY, …)"
+            )
+        return values
 
     @model_validator(mode="after")
     def _has_stages(self) -> Self:

@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nexus import durable
+from nexus.redaction import redacted
 from nexus.report.data import data_view
 from nexus.report.plots import Plot, curves
 from nexus.report.reading import RunFiles, read_run
 from nexus.report.summary import comparison, gaps, headline, teacher_name
 from nexus.report.words import cell, count, duration, plain, short_count
 from nexus.results import Evaluation, Speed
+from nexus.visible import visible
 
 FILE_NAME = "report.html"
 
@@ -49,10 +51,12 @@ def build(run: Path) -> Path:
 
 
 def render(files: RunFiles) -> str:
-    """The page as text. Everything that models, users or files wrote is escaped."""
+    """The page as text. Everything that models, users or files wrote is escaped, shows what hides
+    in it, and holds no secrets."""
     pages = Environment(
         loader=PackageLoader("nexus.report", ""),
-        autoescape=select_autoescape(default=True),
+        autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -77,6 +81,11 @@ def render(files: RunFiles) -> str:
         count=count,
         percent=_percent,
     )
+
+
+def _shown(value: Any) -> Any:
+    """Whatever is written into the page; only drawings are markup."""
+    return value if isinstance(value, Markup) else visible(redacted(str(value)))
 
 
 def _percent(share: float) -> float:

@@ -9,11 +9,15 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from nexus.redaction import redacted
 from nexus.report.reading import RunFiles, read_run
 from nexus.report.summary import comparison, gaps, headline, teacher_name
 from nexus.report.words import ABSENT, Cell, count
 from nexus.results import Estimate, Heldout
+from nexus.visible import one_line, visible
 
+MOST_CARD_BYTES = 10**6
+_LICENSE = re.compile(r"[\w.+-]{1,60}")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -24,9 +28,10 @@ def model_card(run: Path) -> str:
         UsageError: if `run` is not a run directory.
     """
     files = read_run(run)
-    name = f"{teacher_name(files.recipe)}-{run.resolve().name}"
+    name = one_line(redacted(f"{teacher_name(files.recipe)}-{run.resolve().name}"))
     # The metadata is made here, so the card's own template engine never sees a foreign word.
-    return f"---\n{_metadata(files, name).to_yaml()}\n---\n\n{_body(files, name)}"
+    text = f"---\n{_metadata(files, name).to_yaml()}\n---\n\n{_body(files, name)}"
+    return visible(redacted(text))
 
 
 def _metadata(files: RunFiles, name: str) -> ModelCardData:
@@ -77,8 +82,18 @@ def _license(files: RunFiles) -> str | None:
     folder = _local(files, str((files.recipe.get("teacher") or {}).get("model") or ""))
     if folder is None or not (folder / "README.md").is_file():
         return None
-    found = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.license
-    return None if found is None else str(found)
+    return _license_in(folder / "README.md")
+
+
+def _license_in(card: Path) -> str | None:
+    """What a stranger's card says, if that is a word: cards are written by anybody."""
+    if card.stat().st_size > MOST_CARD_BYTES:
+        return None
+    try:
+        found = ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return None
+    return found if isinstance(found, str) and _LICENSE.fullmatch(found) else None
 
 
 def _results(files: RunFiles) -> list[EvalResult]:
@@ -155,14 +170,14 @@ def _table(files: RunFiles) -> str:
     lines = ["| | teacher | untrained | trained |", "|---|---:|---:|---:|"]
     for row in comparison(files.evaluation):
         cells = (row.teacher, row.untrained, row.trained)
-        lines.append(f"| {row.label} | {' | '.join(_cell(cell) for cell in cells)} |")
+        lines.append(f"| {_escaped(row.label)} | {' | '.join(_cell(cell) for cell in cells)} |")
     for gap in gaps(files.evaluation):
-        lines.append(f"| Gap closed, {gap.label} | | | {_cell(gap.cell)} |")
+        lines.append(f"| Gap closed, {_escaped(gap.label)} | | | {_cell(gap.cell)} |")
     return "\n".join(lines)
 
 
 def _cell(cell: Cell) -> str:
-    return cell.line or ABSENT
+    return _escaped(cell.line) or ABSENT
 
 
 def _measured(files: RunFiles) -> str:
@@ -174,7 +189,7 @@ def _measured(files: RunFiles) -> str:
         "brackets 95 % intervals from resampling documents (speeds: quartiles over rounds)."
     )
     refusals = [
-        f"Gap closed, {gap.label}, is not said: {gap.reason}."
+        _escaped(f"Gap closed, {gap.label}, is not said: {gap.reason}.")
         for gap in gaps(files.evaluation)
         if gap.share is None
     ]
@@ -182,5 +197,6 @@ def _measured(files: RunFiles) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As Markdown that means the letters it shows."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
+    """As Markdown, on one line, that means the letters it shows and links nothing."""
+    flat = re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", one_line(text).replace("&", "&amp;"))
+    return re.sub(r"(?i)(https?|ftp|www|mailto)(?=[:.])", r"\1<!-- -->", flat)

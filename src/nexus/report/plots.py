@@ -18,6 +18,7 @@ from numpy import ndarray
 from nexus.report.reading import Step
 from nexus.report.words import cell, plain
 from nexus.results import Estimate, Evaluation
+from nexus.visible import one_line
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette: told apart by every kind of colour vision, and in grey."""
@@ -147,7 +148,9 @@ def _plot(
         axes = figure.add_subplot()
         for colour, line in zip(COLOURS * len(lines), lines, strict=False):
             axes.plot(line.steps, line.values, color=colour, linewidth=0.8, alpha=0.3)
-            axes.plot(line.steps, line.smooth, color=colour, linewidth=1.8, label=line.label)
+            axes.plot(
+                line.steps, line.smooth, color=colour, linewidth=1.8, label=_label(line.label)
+            )
         if heldout is not None:
             _mark(axes, heldout)
         if len(lines) > 1 or heldout is not None:
@@ -163,6 +166,11 @@ def _plot(
             axes.set_ylim(0, 1.1 * max(line.values.max() for line in lines))
         axes.set_xlim(0, max(line.steps[-1] for line in lines) * 1.01)
         return Plot(title, _caption(lines, caption, percent), _svg(figure, title))
+
+
+def _label(name: str) -> str:
+    """A name that is drawn as it is: a dollar begins no formula, an underscore hides nothing."""
+    return " " * name.startswith("_") + one_line(name)[:60].replace("$", r"\$")
 
 
 def _mark(axes: Axes, heldout: Estimate) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 from nexus.report.summary import comparison, gaps
 from nexus.report.words import Cell, count
 from nexus.results import Evaluation
+from nexus.visible import visible
 
 
 def retention_table(evaluation: Mapping[str, Any] | Evaluation) -> Table:
@@ -24,7 +25,7 @@ def retention_table(evaluation: Mapping[str, Any] | Evaluation) -> Table:
     table = Table(
         title="What is left of the teacher",
         title_justify="left",
-        caption=_caption(evaluation),
+        caption=Text(visible(_caption(evaluation)), style="table.caption"),
         caption_justify="left",
     )
     table.add_column("")
@@ -32,20 +33,22 @@ def retention_table(evaluation: Mapping[str, Any] | Evaluation) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in comparison(evaluation):
         cells = (_text(row.teacher), _text(row.untrained), _text(row.trained, "bold"))
-        table.add_row(row.label, *cells)
+        table.add_row(Text(visible(row.label)), *cells)
     closed = gaps(evaluation)
     if closed:
         table.add_section()
     for gap in closed:
         shown = _text(gap.cell, "bold") if gap.share else Text("not said")
-        table.add_row(f"Gap closed, {gap.label}", "", "", shown)
+        table.add_row(Text(f"Gap closed, {visible(gap.label)}"), "", "", shown)
     return table
 
 
 def _text(cell: Cell, style: str = "") -> Text:
     """The interval under the value keeps four columns within eighty letters."""
-    text = Text(cell.value, style=style)
-    return text.append(f"\n{cell.interval}", style="not bold dim") if cell.interval else text
+    text = Text(visible(cell.value), style=style)
+    if cell.interval:
+        text.append(f"\n{visible(cell.interval)}", style="not bold dim")
+    return text
 
 
 def _caption(evaluation: Evaluation) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nexus import durable
 from nexus.errors import UsageError
+from nexus.redaction import redacted_values
 
 PROJECT = "nexus"
 
@@ -27,7 +28,7 @@ class Trackio:
             trackio.init(
                 project=PROJECT,
                 name=name_on_dashboards(run),
-                config=dict(settings),
+                config=redacted_values(settings),
                 resume="allow",
                 embed=False,
             )
@@ -72,8 +73,9 @@ class WeightsAndBiases:
             id=name,
             name=name,
             dir=str(run),
-            config=dict(settings),
+            config=redacted_values(settings),
             resume="allow",
+            settings=wandb.Settings(disable_git=True, save_code=False),
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

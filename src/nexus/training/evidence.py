@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nexus import durable
 from nexus.batch import Batch
+from nexus.redaction import redacted
 from nexus.training.module import StepLosses
 from nexus.training.parallel import Parallel
 
@@ -122,7 +123,7 @@ def keep(
         }
         text = json.dumps(account, indent=1, ensure_ascii=False, allow_nan=False)
         durable.write(folder / evidence.file, save(_tensors(rows)))
-        durable.write((folder / evidence.file).with_suffix(".json"), text + "\n")
+        durable.write((folder / evidence.file).with_suffix(".json"), redacted(text) + "\n")
         _drop_older(folder, stage, parallel)
     return evidence
 

@@ -15,6 +15,8 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from nexus.visible import one_line
+
 LINES_A_RUN = 40
 """Without a terminal, about so many lines are printed for a run of any length."""
 
@@ -31,12 +33,13 @@ class View:
         quiet: bool = False,
         console: Console | None = None,
     ) -> None:
-        self._stage, self._steps, self._quiet = stage, steps, quiet
+        self._stage, self._steps, self._quiet = one_line(stage), steps, quiet
         self._first, self._started = first, time.monotonic()
         self._console = console or Console(file=sys.stderr, soft_wrap=True)
         self._every = max(1, steps // LINES_A_RUN)
-        self._bar = Progress(TextColumn(stage), BarColumn(None), MofNCompleteColumn(), expand=True)
-        self._task = self._bar.add_task(stage, total=steps, completed=first)
+        name = TextColumn(self._stage.replace("{", "{{").replace("}", "}}"), markup=False)
+        self._bar = Progress(name, BarColumn(None), MofNCompleteColumn(), expand=True)
+        self._task = self._bar.add_task(self._stage, total=steps, completed=first)
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -87,7 +90,7 @@ def duration(seconds: float) -> str:
 
 def _facts(values: Mapping[str, Any]) -> dict[str, str]:
     facts = {"loss": f"{values['loss']:.4f}"}
-    facts |= {name: f"{value:.4f}" for name, value in values["terms"].items()}
+    facts |= {one_line(name): f"{value:.4f}" for name, value in values["terms"].items()}
     if "kl" in values:
         facts |= {"KL(T=1)": f"{values['kl']:.4f}", "agreement": f"{values['agreement']:.1%}"}
     facts["tokens/s"] = f"{values['tokens_per_second']:,.0f}"

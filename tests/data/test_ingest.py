@@ -40,6 +40,7 @@ def test_everything_is_counted(tokenizer: PreTrainedTokenizerFast) -> None:
     # abc and EOS without the first, 7 of the 8 d's, all of the cut completion
     assert summary.target_tokens == 3 + 7 + 7
     assert (summary.truncated, summary.escaped, summary.skipped) == (2, 1, 2)
+    assert (summary.used, summary.dropped) == (3, 0)
     assert [fault.place for fault in summary.skipped_rows] == ["data[1]", "data[2]"]
     assert summary.truncated_share == 2 / 3
 
@@ -86,3 +87,26 @@ def test_nothing_to_use_is_an_error(
 ) -> None:
     with pytest.raises(UsageError, match=reason):
         list(_ingest(tokenizer, rows, over_long).examples())
+
+
+def test_all_rows_are_checked_before_the_bad_ones_are_told(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Break `settle` in `Ingest.examples` to let a run begin that has lost rows."""
+    rows: list[Any] = ["fine"] * 10 + [7] * 30 + ["fine"]
+    ingest = _ingest(tokenizer, rows, on_bad_row="error")
+    found = []
+    with pytest.raises(UsageError, match=r"data: 30 of 41 rows cannot be used") as caught:
+        for example in ingest.examples():
+            found.append(example)
+    assert len(found) == 11
+    listed = [f"data[{number}]: " for number in range(10, 30)]
+    assert all(place in str(caught.value) for place in listed)
+    assert "data[30]" not in str(caught.value)
+
+
+def test_another_pass_counts_anew(tokenizer: PreTrainedTokenizerFast) -> None:
+    ingest = _ingest(tokenizer, ["abc", 7])
+    for _ in range(2):
+        list(ingest.examples())
+        assert (ingest.summary().rows, ingest.summary().skipped) == (2, 1)

@@ -37,6 +37,7 @@ from pathlib import Path
 from nexus.lock import Busy, acquire
 
 def racer(run, go, told, end):
+    signal.alarm(60)
     os.read(go, 1)
     try:
         lock = acquire(run)
@@ -214,6 +215,30 @@ def test_a_lock_that_says_nothing_and_that_nobody_holds_is_taken(tmp_path: Path,
     (tmp_path / "run" / FILE_NAME).write_text(text)
     with acquire(tmp_path / "run"):
         assert json.loads((tmp_path / "run" / FILE_NAME).read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_that_was_given_back_while_it_was_opened_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder deletes its file, and a third process makes a new one, between open and lock.
+
+    To see it fail, drop the look at `_is_at` in `_attempt`.
+    """
+    run, real, others = tmp_path / "run", lock._lock, list[lock.Lock]()
+    first = acquire(run)
+    leave(run, pid=2**22 + 1)  # it will be gone when its file is read
+
+    def late(descriptor: int) -> bool:
+        monkeypatch.setattr(lock, "_lock", real)
+        first.release()
+        others.append(acquire(run))
+        return real(descriptor)
+
+    monkeypatch.setattr(lock, "_lock", late)
+    with pytest.raises(Busy):
+        acquire(run)
+    others[0].release()
+    assert not run.exists()
 
 
 def test_a_lock_of_another_machine_is_respected(tmp_path: Path) -> None:

@@ -39,8 +39,14 @@ def note(run: Path, finding: Finding) -> None:
 
 
 def read(run: Path) -> list[Finding]:
-    """All findings of a run, in the order in which they came; none if there are none."""
+    """All findings of a run, in the order in which they came; none if there are none.
+
+    A damaged file is a finding itself, and does not keep a run from going on.
+    """
     file = run / FILE_NAME
     if not file.exists():
         return []
-    return [Finding(**each) for each in json.loads(file.read_text(encoding="utf-8"))]
+    try:
+        return [Finding(**each) for each in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, RecursionError):
+        return [Finding("run", 0, f"{FILE_NAME} is damaged", "What was found before is lost")]

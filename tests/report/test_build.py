@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nexus.errors import UsageError
+from nexus.findings import Finding, note
 from nexus.report.build import build
 from nexus.results import Evaluation, Sample
 
@@ -156,3 +157,9 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a run directory"):
         build(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_went_wrong_on_the_way_is_said(run: Path) -> None:
+    note(run, Finding("train", 150, "a checkpoint is damaged <b>", "It is kept aside"))
+    page = Page(build(run))
+    assert "train, step 150: a checkpoint is damaged <b>. It is kept aside" in page.text

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nexus import durable
+from nexus import durable, findings
 from nexus.redaction import redacted
 from nexus.report.data import data_view
 from nexus.report.plots import Plot, curves
@@ -156,6 +156,7 @@ def _training(files: RunFiles) -> str:
 
 def _notices(files: RunFiles) -> list[str]:
     notices = [str(notice) for notice in files.environment.get("notices") or []]
+    notices += [str(finding) for finding in findings.read(files.path)]
     missing = {
         "metrics.jsonl (no training yet)": files.steps,
         "evaluation.json (not evaluated yet)": files.evaluation,

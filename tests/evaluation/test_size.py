@@ -24,7 +24,8 @@ def test_parameters_are_counted_once_each(tiny_model: Any, tied: bool, tables: i
 def test_bytes_on_disk_are_those_of_all_files(tiny_model: Any, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(bytes(1000))
-    (tmp_path / "model" / "README.md").write_text("a card, which is none of the model")
+    for none_of_the_model in ("README.md", ".tmp-README.md", ".gitattributes"):
+        (tmp_path / "model" / none_of_the_model).write_text("a card, or half of one")
     (tmp_path / "blob").write_bytes(bytes(23))
     (tmp_path / "model" / "config").symlink_to(tmp_path / "blob")
     assert bytes_on_disk(tmp_path / "model") == 1023

@@ -205,9 +205,11 @@ class Watch:
             return work()
         if operation.number != fault.at:
             return work()
-        if fault.how == "after":
-            (half or work)()
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            if fault.how == "after":
+                (half or work)()
+        finally:  # also if it did not succeed
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _strikes(fault: Fault, operation: Operation) -> bool:

@@ -24,6 +24,7 @@ with (folder / "new" / "aside").open("w") as file:
 os.replace(folder / "new" / "aside", folder / "new" / "final")
 (folder.parent / "elsewhere").write_text("not counted")
 shutil.rmtree(folder / "new")
+(folder / "absent").unlink(missing_ok=True)
 descriptor = os.open(folder / "raw", os.O_CREAT | os.O_WRONLY)
 os.write(descriptor, b"abcd")
 print(json.dumps([[one.number, one.call, one.path] for one in watch.seen]))
@@ -37,8 +38,9 @@ EXPECTED = [
     [5, "replace", "new/aside"],
     [6, "unlink", "new/final"],
     [7, "rmdir", "new"],
-    [8, "os.open", "raw"],
-    [9, "write", "raw"],
+    [8, "unlink", "absent"],
+    [9, "os.open", "raw"],
+    [10, "write", "raw"],
 ]
 
 
@@ -79,7 +81,8 @@ def test_every_operation_beneath_the_folder_counts_and_none_elsewhere(folder: Pa
         ("before", 5, {"new": "folder", "new/aside": "12345678"}),
         ("after", 5, {"new": "folder", "new/final": "12345678"}),
         ("before", 7, {"new": "folder"}),
-        ("after", 9, {"raw": "ab"}),
+        ("after", 8, {}),
+        ("after", 10, {"raw": "ab"}),
     ],
 )
 def test_a_kill_leaves_what_was_done_so_far(
@@ -89,7 +92,7 @@ def test_a_kill_leaves_what_was_done_so_far(
     assert contents(folder) == left
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 8, 9])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 9, 10])
 def test_an_error_names_its_path(folder: Path, number: int) -> None:
     ended = done(folder, "EIO", number)
     assert ended.returncode == 1

@@ -43,9 +43,10 @@ def size(model: PreTrainedModel, directory: Path | None = None) -> Size:
 def bytes_on_disk(directory: Path) -> int:
     """Bytes of every file below `directory`, links followed (the hub's cache is made of them).
 
-    A model card is none of the model, and a student that is measured again may have one by then.
+    A model card and what is hidden are none of the model. A student that is measured again, since
+    the process died afterwards, may have one by then, or half of one.
     """
-    files = (path for path in directory.rglob("*") if path.name != "README.md")
+    files = (path for path in directory.rglob("*") if not path.name.startswith((".", "README.md")))
     return sum(path.stat().st_size for path in files if path.is_file())
 
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from nexus import durable
 from nexus.batch import Batch
-from nexus.errors import Interrupted, NexusError
+from nexus.errors import Interrupted
 from nexus.objectives.output import Output
 from nexus.objectives.task import Task
 from nexus.schedule import Linear, weight_at
-from nexus.signals import Dense, Headed, Signal, Signals
+from nexus.signals import Headed, Signal, Signals
 from nexus.teachers.local import LocalTeacher
 from nexus.teachers.teacher import Teacher
 from nexus.training.loop import train
@@ -43,20 +43,6 @@ class Silent(Teacher):
 
     def signals(self, batch: Batch, wanted: Signal) -> Signals:
         raise AssertionError("the teacher was asked")
-
-
-class Spoilt(LocalTeacher):
-    """Says NaN from its `last`-th answer on."""
-
-    last = 5
-
-    def signals(self, batch: Batch, wanted: Signal) -> Signals:
-        self.last -= 1
-        told = super().signals(batch, wanted).distribution
-        assert isinstance(told, Headed)
-        if self.last > 0:
-            return Signals(told)
-        return Signals(Dense(torch.full((len(told), self.vocabulary), math.nan)))
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
@@ -288,23 +274,6 @@ def test_other_schedules(distilled: Callable[..., Any], schedule: str, after: li
     folder, _ = distilled("run", schedule=schedule, **given)
     rates = [entry["learning_rate"] for entry in entries(folder)]
     assert rates == pytest.approx([0.5e-3, 1e-3, *(1e-3 * share for share in after)])
-
-
-def test_nonsense_stops_before_it_reaches_the_weights(
-    scene: SimpleNamespace, tmp_path: Path
-) -> None:
-    """Two micro-batches a step: the fifth answer is the third step's first."""
-    student = scene.make_model()
-    teacher = Spoilt(scene.make_model(4, 1))
-    settings = {"save_every": 2}
-    stage = scene.make_stage(tmp_path, student, teacher, scene.Fresh(), **settings)
-    with pytest.raises(NexusError, match=r"loss nan .* at step 3: .*weights were touched"):
-        train(stage, ONE, quiet=True)
-    kept = saved(tmp_path, 2)
-    for name, value in student.named_parameters():
-        assert torch.equal(value, kept[f"student.student.{name}"])
-    assert [entry["step"] for entry in entries(tmp_path)] == [1, 2]
-    assert [path.name for path in (tmp_path / "checkpoints/train").iterdir()] == ["step-000002"]
 
 
 def test_the_gradient_is_clipped_to_its_largest_norm(distilled: Callable[..., Any]) -> None:

@@ -100,6 +100,16 @@ def test_only_the_last_are_kept_whatever_the_clock_says(
     ]
 
 
+def test_killed_before_it_dropped_the_older_ones_it_drops_them_when_it_goes_on(
+    model: nn.Module, save: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The last save of a run may be the one that was killed: no later one would drop them."""
+    for step in (2, 4, 6):
+        save(step)
+    Checkpoints(tmp_path, keep=2).restore(snapshot_of(model))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004", "step-000006"]
+
+
 def test_what_training_left_behind_when_it_went_back_is_dropped(
     save: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -112,6 +112,8 @@ class Checkpoints:
     def restore(self, snapshot: Snapshot, *, regular: bool = False) -> Path | None:
         """Put the newest good checkpoint into the snapshot, on all processes together.
 
+        What a save did not come to drop before it died is dropped, but when going back.
+
         Args:
             snapshot: what to put it into.
             regular: as for `newest`.
@@ -126,6 +128,9 @@ class Checkpoints:
             apply, damage = _read(snapshot, path)
             if not self.parallel.any(damage is not None):
                 apply()
+                with self._together():
+                    if self.parallel.is_main and not regular:
+                        self._prune(_step_of(path))
                 return path
             with self._together():
                 if self.parallel.is_main:

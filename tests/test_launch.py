@@ -63,3 +63,18 @@ def test_a_process_restarts_once_with_its_arguments_and_its_number() -> None:
     assert before == after != "None"  # it printed in the second life only
     assert arguments == "['--some', 'argument']"
     assert int(pid) == process.pid  # whoever waits for it still can
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell children")
+def test_a_process_ends_with_its_parent() -> None:
+    """To see it fail: do not call prctl."""
+    child = (
+        "import signal, time; from nexus.launch import end_with_parent\n"
+        "end_with_parent(signal.SIGKILL); print('here', flush=True); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        process.kill()
+        assert process.stdout.read() == b"", "the child holds the pipe open for as long as it lives"

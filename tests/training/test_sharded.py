@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nexus.durable import Damaged
 from nexus.errors import NexusError
+from nexus.signals import Signals
 from nexus.training.fsdp import shard
 from nexus.training.optimizer import adamw
 from nexus.training.sharded import SHARDS, StageTensors
@@ -54,6 +55,26 @@ def test_what_was_written_one_way_is_read_the_other(
     assert found.keys() == wanted.keys() and any(name.endswith(".step") for name in found)
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
     second.optimizer.step()
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_look_at_the_losses_before_does_not_undo_what_was_read(
+    scene: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Weights that a forward pass put together are not what the next step is taken on.
+
+    To see it fail: in StageTensors.read, leave out `settle`.
+    """
+    first, second = (make(scene, seed, spread=True) for seed in (0, 7))
+    wanted = content(scene, first)
+    first.write(tmp_path)
+    batch = scene.in_rows([scene.make_documents([9])])[0]
+    with torch.no_grad():
+        second.model(batch, Signals(), (1.0, 0.0))
+    second.read(tmp_path)()
+    second.model(batch, Signals(), (1.0, 0.0)).total.backward()
+    found = content(scene, second)
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
 @pytest.mark.usefixtures("group_of_one")

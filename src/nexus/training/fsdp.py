@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from nexus.errors import NexusError, UsageError
@@ -27,17 +27,20 @@ FITS_SHARE = 0.6
 class Sharded:
     """A model of which each process holds its part of every weight, and the way back."""
 
+    root: nn.Module
     model: nn.Module
     hollow: nn.Module
     """The same model without values."""
 
     def whole(self) -> nn.Module:
         """An ordinary model with all weights, on every process. All call this together."""
+        settle(self.root)
         values = [_gathered(parameter) for parameter in self.model.parameters()]
         return _with_values(self.hollow, values)
 
     def whole_on(self, parallel: Parallel) -> nn.Module | None:
         """The same on the first process alone. All call this together."""
+        settle(self.root)
         values = []
         for parameter in self.model.parameters():
             value = _gathered(parameter)
@@ -85,7 +88,17 @@ def shard(root: nn.Module, model: nn.Module) -> Sharded:
         fully_shard(layer)
     fully_shard(root)
     require_sharded(root)
-    return Sharded(model, hollow)
+    return Sharded(root, model, hollow)
+
+
+def settle(root: nn.Module) -> None:
+    """Let go of the weights that are still together after a forward pass without a backward one.
+
+    While they are, whatever is written into them is forgotten afterwards.
+    """
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def require_sharded(module: nn.Module) -> None:

@@ -29,6 +29,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from nexus.disk import writing
 from nexus.durable import Damaged
 from nexus.errors import NexusError
+from nexus.training.fsdp import settle
 from nexus.training.parallel import Parallel
 from nexus.training.snapshot import Apply, require_fit
 from nexus.training.whole import MOMENTS, WEIGHTS, WholeTensors, moments_of, weights_of
@@ -48,6 +49,7 @@ class StageTensors:
         return self._whole.size()
 
     def write(self, folder: Path) -> None:
+        settle(self.model)
         if not self._is_sharded:
             self._whole.write(folder)
             return
@@ -61,6 +63,7 @@ class StageTensors:
             )
 
     def read(self, folder: Path) -> Apply:
+        settle(self.model)
         in_parts = (folder / SHARDS).is_dir()
         if not (in_parts or self._is_sharded):
             return self._whole.read(folder)

@@ -32,6 +32,15 @@ def test_error_lists_the_first_twenty_and_counts_all() -> None:
     assert "data.on_bad_row: skip" in lines[-1] and "rejected.jsonl" in lines[-1]
 
 
+def test_rows_are_listed_in_their_order_whoever_found_them() -> None:
+    faults = Faults()
+    for number in (9, 10, 100, 11, 2, *range(200, 300)):
+        faults.add(f"a.jsonl:{number}:1", "bad")
+    places = [fault.place for fault in faults.listed]
+    assert places[:6] == [f"a.jsonl:{number}:1" for number in (2, 9, 10, 11, 100, 200)]
+    assert len(places) == MOST_LISTED
+
+
 def test_without_faults_nothing_is_raised() -> None:
     Faults().settle("a", 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, NamedTuple
 
 from nexus.data.rejected import Rejected
@@ -11,6 +12,9 @@ OnBadRow = Literal["error", "skip"]
 
 MOST_LISTED = 20
 """How many bad rows a message or a summary names. All are counted."""
+
+_MOST_KEPT = 1000
+"""Rows are read some hundreds ahead: those found first are not always those that come first."""
 
 MOST_CHARACTERS = 400
 """Of a reason: a row must not be able to fill the screen."""
@@ -55,15 +59,20 @@ class Faults:
     ) -> None:
         self.policy = policy
         self.count = 0
-        self.listed: list[Fault] = []
+        self._kept: list[Fault] = []
         self._rejected = rejected
         self._streamed = streamed
         self._written = 0
 
+    @property
+    def listed(self) -> list[Fault]:
+        """The first bad rows in the order of the source, at most `MOST_LISTED` of them."""
+        return sorted(self._kept, key=lambda fault: _in_order(fault.place))[:MOST_LISTED]
+
     def begin(self) -> None:
         """Another pass over the same rows: what is found again is counted again from 0."""
         self.count = 0
-        self.listed.clear()
+        self._kept.clear()
 
     def add(self, place: str, reason: str, row: Any = None) -> None:
         """One more bad row.
@@ -78,8 +87,8 @@ class Faults:
         """
         self.count += 1
         fault = Fault(printable(place), printable(reason))
-        if len(self.listed) < MOST_LISTED:
-            self.listed.append(fault)
+        if len(self._kept) < _MOST_KEPT:
+            self._kept.append(fault)
         if self._streamed and self.count == MOST_LISTED:
             self.settle("a stream")
         if self.policy == "skip" and self._rejected is not None and self.count > self._written:
@@ -99,16 +108,23 @@ class Faults:
             "set data.on_bad_row: skip to leave such rows out; they are then counted, and written "
             "to rejected.jsonl in the run directory."
         )
+        listed = self.listed
         if self.count == 1:
-            (fault,) = self.listed
+            (fault,) = listed
             raise UsageError(f"{fault.place}: {fault.reason}. Correct the row, or {remedy}")
         whole = f" of {rows:,}" if rows is not None else ""
-        more = ", the first of them:" if self.count > len(self.listed) else ":"
-        lines = "\n".join(f"  {fault.place}: {fault.reason}" for fault in self.listed)
+        more = ", the first of them:" if self.count > len(listed) else ":"
+        lines = "\n".join(f"  {fault.place}: {fault.reason}" for fault in listed)
         raise UsageError(
             f"{source}: {self.count:,}{whole} rows cannot be used{more}\n{lines}\n"
             f"Correct the rows, or {remedy}"
         )
+
+
+def _in_order(place: str) -> list[str | int]:
+    """Line 9 comes before line 10."""
+    parts = re.split(r"(\d+)", place)
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
 def printable(text: str) -> str:

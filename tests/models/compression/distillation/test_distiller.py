@@ -198,6 +198,15 @@ def test_a_batch_without_targets_costs_nothing(make_model: Any, padded: Batch) -
     assert backward(distiller, empty) == 0.0
 
 
+def test_labels_beyond_the_vocabulary_never_reach_the_loss(make_model: Any, padded: Batch) -> None:
+    """Break the last argument of `from_padded` to get a loss that is none, without a word."""
+    distiller = KnowledgeDistiller(make_model(seed=1), make_model(seed=2))
+    beyond = distiller.module.student.config.vocab_size
+    labels = torch.where(padded["labels"] >= 0, beyond, padded["labels"])
+    with pytest.raises(UsageError, match=f"labels hold {beyond}. Give token ids from 0"):
+        distiller.compute_loss(**{**padded, "labels": labels})
+
+
 def test_divergence_and_beta_are_arguments(make_model: Any, padded: Batch) -> None:
     teacher, student = make_model(seed=1), make_model(seed=2)
 

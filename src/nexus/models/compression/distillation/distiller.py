@@ -94,6 +94,7 @@ class KnowledgeDistiller:
             raise UsageError("the list of teachers is empty: give at least one")
         refuse_self(teachers, student)
         vocabulary = common_vocabulary(teachers, student, tokenizer)
+        self._vocabulary = vocabulary
         locals_ = [LocalTeacher(model, vocabulary, packed=False) for model in teachers]
         self.teacher: Teacher = locals_[0] if len(locals_) == 1 else Ensemble(locals_, teacher_mean)
         objectives = WeightedSum((Task(weight=alpha), output))
@@ -124,9 +125,10 @@ class KnowledgeDistiller:
                 accumulation give the number over all batches of the optimiser step.
 
         Raises:
-            UsageError: for shapes that differ or rows longer than the models' context.
+            UsageError: for shapes that differ, ids or labels that are no tokens, or rows longer
+                than the models' context.
         """
-        batch = from_padded(input_ids, labels, attention_mask)
+        batch = from_padded(input_ids, labels, attention_mask, self._vocabulary)
         for trunk in self._trunks:
             refuse_too_long(trunk.model, input_ids.shape[1])
         weights = self.module.objectives.weights(0, 1)

@@ -206,3 +206,13 @@ def test_a_chat_template_is_told_apart() -> None:
     several.chat_template = {"default": one.chat_template, "tools": "x"}
     found = [of_chat_template(tokenizer) for tokenizer in (one, other, none, several)]
     assert len(set(found)) == 4
+
+
+def test_a_gguf_file_is_found_by_its_very_name(tmp_path: Path) -> None:
+    source = ModelSource(model=str(tmp_path), gguf_file="model[1].gguf")
+    (tmp_path / "model[1].gguf").write_bytes(b"one")
+    before = of_source(source, tmp_path)
+    (tmp_path / "model1.gguf").write_bytes(b"not asked for")
+    assert of_source(source, tmp_path) == before
+    (tmp_path / "model[1].gguf").write_bytes(b"two")
+    assert of_source(source, tmp_path) != before

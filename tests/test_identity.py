@@ -90,7 +90,7 @@ def exchange(file: Path, old: str, new: str) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    change: Callable[[Path], None]
+    change: Callable[[Path], object]
     both: str
     """What the message says of both values."""
     overrides: tuple[str, ...] = ()
@@ -107,7 +107,9 @@ CASES = {
     ),
     "tokenizer": Case(lower, HASHES.format("tokenizer")),
     "chat_template": Case(
-        lambda folder: add(folder / "teacher" / "chat_template.jinja", "!"),
+        lambda folder: [
+            add(folder / name / "chat_template.jinja", "!") for name in ("teacher", "student")
+        ],
         HASHES.format("chat_template"),
     ),
     "data": Case(

@@ -9,6 +9,7 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from transformers import AutoModelForCausalLM, BertConfig, BertModel
 
 from nexus.errors import Interrupted, UsageError
 from nexus.pipeline import open_directory, run, withdraw
-from nexus.recipe.load import load
+from nexus.recipe.load import differences, load
+from nexus.recipe.relocate import relocate
 from nexus.results import Evaluation
 from nexus.rundir import RunDirectory
 from nexus.stopping import Stopping
@@ -65,9 +67,11 @@ def test_the_run_directory_holds_what_is_promised(finished: RunDirectory, recipe
         *("recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints"),
         *("student", "evaluation.json", "report.html"),
     }
-    assert load(finished.recipe_file) == load(
-        recipe, ["output=finished", "evaluate.speed_seconds=0.2"]
-    )
+    asked = load(recipe, ["output=finished", "evaluate.speed_seconds=0.2"])
+    resolved = load(finished.recipe_file)
+    assert differences(relocate(resolved, finished.path, recipe.parent), asked) == [
+        ("train.compile", False, "auto")
+    ]
     environment = json.loads((finished.path / "environment.json").read_text())
     assert environment["seed"] == 0 and environment["versions"]["torch"] == torch.__version__
     assert environment["fingerprints"].keys() >= {"teacher", "tokenizer", "data"}
@@ -234,7 +238,7 @@ def test_what_is_refused_before_the_first_step_can_be_mended(recipe: Path) -> No
 
 def test_a_run_that_was_trained_is_never_withdrawn(finished: RunDirectory) -> None:
     before = files(finished.path)
-    withdraw(finished, Parallel())
+    withdraw(replace(finished, begun_here=True))
     assert files(finished.path) == before
 
 
@@ -244,11 +248,12 @@ def test_only_the_first_process_makes_the_directory(recipe: Path, tmp_path: Path
 
     def wait(self: Parallel) -> None:
         if self.rank == 1:
-            waited.append(open_directory(tmp_path / "run", parsed, first))
+            waited.append(open_directory(tmp_path / "run", parsed, tmp_path, first))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Parallel, "wait", wait)
-        directory = open_directory(tmp_path / "run", parsed, Parallel(rank=1, world=2))
+        other = Parallel(rank=1, world=2)
+        directory = open_directory(tmp_path / "run", parsed, tmp_path, other)
     assert waited == [directory]
     assert directory.recipe_file.is_file()
 

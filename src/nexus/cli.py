@@ -5,12 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from nexus.errors import Interrupted, NexusError
+from nexus.disk import DiskFull, refusal
+from nexus.errors import Interrupted, Lost, NexusError, UsageError
+from nexus.lock import Busy, Lock, acquire
+from nexus.redaction import guarded
+from nexus.stopping import PROCESS, Halt
+from nexus.visible import visible
+from nexus.voice import says
 
 Override = Annotated[
     tuple[str, ...],
@@ -18,8 +26,10 @@ Override = Annotated[
     tyro.conf.UseAppendAction,
 ]
 
-OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""A full or forbidden disk: nothing that a traceback would explain."""
+Allowed = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction]
+
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""A full, broken or forbidden disk: nothing that a traceback would explain."""
 
 app = tyro.extras.SubcommandApp()
 
@@ -43,7 +53,16 @@ def quickstart(directory: tyro.conf.Positional[Path]) -> None:
 
 
 @app.command
-def distill(recipe: tyro.conf.Positional[Path], /, set: Override = (), fresh: bool = False) -> None:
+def distill(
+    recipe: tyro.conf.Positional[Path],
+    /,
+    set: Override = (),
+    fresh: bool = False,
+    allow_changed: Allowed = (),
+    processes: int | None = None,
+    restarts: int = 3,
+    timeout_seconds: float = 600.0,
+) -> None:
     """Carry out a recipe: distil, evaluate, report. The same command again continues.
 
     Example: nexus distill recipe.yaml --set train.steps=50 --set output=runs/short
@@ -52,24 +71,48 @@ def distill(recipe: tyro.conf.Positional[Path], /, set: Override = (), fresh: bo
         recipe: A YAML file; paths in it are relative to its folder.
         set: Change values of the recipe. May be given several times.
         fresh: Put an earlier run of this name aside and begin anew.
+        allow_changed: Go on with another teacher, student, tokenizer, chat_template, data, recipe
+            or versions (of libraries) than the run had so far. May be given several times.
+        processes: Start so many processes on this machine, one a GPU, and start them again if one
+            of them dies. Without it the run is carried out in this process.
+        restarts: How many times in a row that is done without a new checkpoint in between.
+        timeout_seconds: How long a process waits for another one that does not answer.
     """
-    from nexus.launch import relaunch
+    from nexus.launch import end_with_launcher, relaunch
 
-    relaunch()
+    if processes is not None:
+        sys.exit(_supervise(recipe, set, allow_changed, processes, restarts))
+    end_with_launcher()
+    with PROCESS.promptly(), _one_writer(recipe, set) as lock:
+        with PROCESS.deferred():
+            relaunch(lock.passed_on if lock else {})
+        _distill(recipe, set, fresh, allow_changed, lock, timeout_seconds)
+
+
+def _distill(
+    recipe: Path,
+    set: tuple[str, ...],
+    fresh: bool,
+    allow_changed: tuple[str, ...],
+    lock: Lock | None,
+    timeout_seconds: float,
+) -> None:
     from rich.console import Console
 
+    from nexus.identity import check_names
     from nexus.pipeline import run
     from nexus.recipe.load import load
     from nexus.report.table import retention_table
     from nexus.results import Evaluation
-    from nexus.stopping import Stopping
 
+    check_names(allow_changed)
     loaded = load(recipe, set)
     _say_memory()
-    stopping = Stopping()
-    stopping.listen(_say)
-    directory = run(loaded, recipe.parent, fresh=fresh, stopping=stopping, say=_say)
-    if int(os.environ.get("RANK", "0")) == 0:
+    directory = run(
+        loaded, recipe.parent, fresh=fresh, allow_changed=allow_changed, lock=lock,
+        timeout_seconds=timeout_seconds, stopping=PROCESS, say=_say,
+    )  # fmt: skip
+    if _is_main():
         evaluation = Evaluation.load(directory.path)
         if evaluation is not None:
             Console().print(retention_table(evaluation))
@@ -80,20 +123,33 @@ def distill(recipe: tyro.conf.Positional[Path], /, set: Override = (), fresh: bo
 def report(run: tyro.conf.Positional[Path]) -> None:
     """Write report.html and the model card of a run again, from what is in its directory.
 
+    While a process is at work there, the page is written beside the directory instead.
+
     Example: nexus report runs/half
 
     Args:
         run: A run directory.
     """
-    from nexus.report.build import build
+    from nexus.durable import write
+    from nexus.report.build import build, render
     from nexus.report.card import model_card
+    from nexus.report.reading import read_run
     from nexus.rundir import RunDirectory
 
-    page = build(run)
-    directory = RunDirectory(run)
-    if directory.student.is_dir():
-        (directory.student / "README.md").write_text(model_card(run), encoding="utf-8")
-    print(page)
+    page = render(read_run(run))
+    try:
+        lock = acquire(run)
+    except Busy:
+        beside = run.resolve()
+        beside = beside.with_name(f"{beside.name}-so-far.html")
+        write(beside, page)
+        print(beside)
+        return
+    with lock:
+        directory = RunDirectory(run)
+        if directory.student.is_dir():
+            write(directory.student / "README.md", model_card(run))
+        print(build(run))
 
 
 @app.command
@@ -107,8 +163,10 @@ def schema() -> None:
     print(json_schema())
 
 
+@guarded()
 def main() -> None:
     """Run a verb. Exit codes: 0 done, 1 failed, 2 wrong usage, 75 stopped and resumable."""
+    PROCESS.listen()
     try:
         app.cli(
             prog="nexus",
@@ -116,14 +174,18 @@ def main() -> None:
             args=_one_set_each(sys.argv[1:]),
         )
         sys.stdout.flush()
+    except Lost as loss:
+        PROCESS.deafen()  # the launcher's own way of ending this process, which ends anyway
+        _say_for_all(f"{loss}. Run the same command again to continue.", is_effect=True)
+        sys.exit(loss.exit_code)
     except Interrupted as stop:
-        print(f"nexus: {stop}. Run the same command again to continue.", file=sys.stderr)
+        _say_for_all(f"{stop}. Run the same command again to continue.")
         sys.exit(stop.exit_code)
     except NexusError as error:
-        print(f"nexus: {error}", file=sys.stderr)
+        _say_for_all(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("nexus: interrupted. Run the same command again to continue.", file=sys.stderr)
+    except Halt as halt:
+        _say_for_all(f"stopped by {halt}. Run the same command again to continue.")
         sys.exit(Interrupted.exit_code)
     except BrokenPipeError:  # `nexus schema | head`: the reader has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -131,13 +193,58 @@ def main() -> None:
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"nexus: {where}{error.strerror}. Make room or permit it, then run the same command "
-            "again",
-            file=sys.stderr,
+        fault = refusal(Path(error.filename or "."), error.errno)
+        again = ". Run the same command again to continue." if isinstance(fault, DiskFull) else ""
+        _say_for_all(f"{fault}{again}")
+        sys.exit(fault.exit_code)
+
+
+@contextmanager
+def _one_writer(recipe: Path, overrides: Sequence[str]) -> Iterator[Lock | None]:
+    """Hold the lock of the recipe's output, before anything that takes long is even imported."""
+    from nexus.recipe.read import read
+
+    output = read(recipe, overrides).get("output")
+    if not isinstance(output, str) or not _is_main():
+        yield None  # a recipe without output is refused when it is loaded
+        return
+    with acquire(recipe.parent / output, _say) as lock:
+        yield lock
+
+
+def _supervise(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    allow_changed: tuple[str, ...],
+    processes: int,
+    restarts: int,
+) -> int:
+    with _one_writer(recipe, overrides):
+        pass  # another writer is named before anything is started
+    from nexus.identity import check_names
+    from nexus.recipe.load import load
+    from nexus.supervise import Supervisor, without
+
+    if processes < 1 or restarts < 0:
+        raise UsageError(
+            f"--processes is {processes} and --restarts {restarts}: give at least 1 and 0"
         )
-        sys.exit(NexusError.exit_code)
+    check_names(allow_changed)
+    run = recipe.parent / load(recipe, overrides).output
+    PROCESS.deafen()
+    arguments = without(sys.argv[1:], "--processes", "--restarts")
+    return Supervisor(arguments, processes, run, restarts, _say)()
+
+
+def _say_for_all(text: str, is_effect: bool = False) -> None:
+    """Say what other processes may be about to say, too."""
+    if says(text, effect=is_effect):
+        print(f"nexus: {visible(text)}", file=sys.stderr)
+
+
+def _is_main() -> bool:
+    """Whether this process is the first of those that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _one_set_each(arguments: list[str]) -> list[str]:
@@ -155,7 +262,8 @@ def _one_set_each(arguments: list[str]) -> list[str]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if _is_main():
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def _say_memory() -> None:

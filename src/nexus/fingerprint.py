@@ -45,8 +45,9 @@ def of_source(source: ModelSource, folder: Path) -> str | None:
             )
         except LocalEntryNotFoundError:
             return None
-    patterns = (source.gguf_file,) if source.gguf_file else _OF_A_MODEL
-    return of_files(sorted(file for pattern in patterns for file in place.glob(pattern)))
+    if source.gguf_file:
+        return of_files([place / source.gguf_file])
+    return of_files(sorted(file for pattern in _OF_A_MODEL for file in place.glob(pattern)))
 
 
 def of_config(place: Path) -> str:

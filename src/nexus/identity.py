@@ -102,7 +102,7 @@ class Identity:
         self.fingerprints |= known
         before = self._before.get("fingerprints") or {}
         self._found += [
-            Change(name, name, before[name][:_SHOWN_DIGITS], value[:_SHOWN_DIGITS])
+            Change(name, name, str(before[name])[:_SHOWN_DIGITS], value[:_SHOWN_DIGITS])
             for name, value in known.items()
             if before.get(name, value) != value
         ]

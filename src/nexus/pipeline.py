@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from nexus import durable, hub
+from nexus.data import rejected
+from nexus.disk import FULL, refusal
 from nexus.durable import Damaged
 from nexus.errors import UsageError
 from nexus.evaluation.fidelity import Fidelity, measure
@@ -17,22 +21,30 @@ from nexus.evaluation.heldout import heldout
 from nexus.evaluation.samples import continuations
 from nexus.evaluation.size import size
 from nexus.evaluation.speed import speed
+from nexus.findings import Finding, note
+from nexus.identity import refuse_another_recipe
 from nexus.kernels.decoder import compile_layers
 from nexus.kernels.lm_head import split_head
+from nexus.lock import Lock, acquire
 from nexus.objectives.weighted_sum import WeightedSum
 from nexus.recipe.schema import Recipe, Stage
 from nexus.report.build import build
 from nexus.report.card import model_card
 from nexus.results import Evaluation, Sample, Size, Speed
-from nexus.rundir import RunDirectory
+from nexus.rundir import RunDirectory, put_aside
 from nexus.scene import Models, Say, Scene, load, move, stage_batches
 from nexus.stopping import Stopping
+from nexus.teachers.local import LocalTeacher
 from nexus.training import loop
 from nexus.training.checkpoint import Checkpoints, Notice
+from nexus.training.fsdp import Sharded, shard, strategy
+from nexus.training.killed import killed_for_memory, marked
 from nexus.training.metrics import trackers
 from nexus.training.module import DistillationModule
-from nexus.training.parallel import Parallel, processes
-from nexus.training.prepare import can_compile, compiles, finish, prepare
+from nexus.training.parallel import TIMEOUT_SECONDS, Parallel, processes
+from nexus.training.prepare import compiles, finish, prepare
+from nexus.training.settings import TrainSpec
+from nexus.training.shortage import LAST_RESORT, advice, explained
 from nexus.training.space import require_space, weight_bytes
 
 
@@ -46,6 +58,9 @@ def run(
     *,
     models: Models | None = None,
     fresh: bool = False,
+    allow_changed: Collection[str] = (),
+    lock: Lock | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
     stopping: Stopping | None = None,
     say: Say = lambda text: None,
 ) -> RunDirectory:
@@ -56,6 +71,9 @@ def run(
         folder: what relative paths are relative to, `output` included.
         models: teacher and student, if they are already in memory.
         fresh: put an earlier run of this name aside and begin anew.
+        allow_changed: what of a run that goes on may be another than before: `identity.NAMES`.
+        lock: the run directory's, if it is held already.
+        timeout_seconds: how long a process waits for another one that does not answer.
         stopping: asked after every step whether to stop there, resumably; never by default.
         say: told in a sentence what begins.
 
@@ -64,53 +82,92 @@ def run(
             comes before the first step, nothing of the run is left.
         Interrupted: if it was stopped; the same call goes on.
     """
-    with processes() as parallel:
+    place = folder / recipe.output
+    with processes(timeout_seconds) as parallel, one_writer(place, parallel, lock, say) as lock:
         say = say if parallel.is_main else _silent
-        directory = open_directory(folder / recipe.output, recipe, parallel, fresh=fresh)
+        directory = open_directory(place, recipe, folder, parallel, lock if fresh else None, say)
+        recipe = directory.settled(recipe)
         if directory.is_finished:
+            refuse_another_recipe(directory, recipe, folder)
             say(f"{directory.path} is finished: nothing to do. --fresh starts over")
             return directory
         try:
-            scene = load(recipe, directory, folder, parallel, models, say)
+            with explained("models and data were loaded", LAST_RESORT):
+                scene = load(recipe, directory, folder, parallel, models, say, allow_changed)
             settings = [stage.train for stage in recipe.all_stages]
             require_space(directory.path, scene.student, settings, parallel)
-            untrained = look_before(scene, say)
+            with parallel.alone():
+                untrained = look_before(scene, say)
             train_stages(scene, stopping or Stopping(), say)
+            gather_teacher(scene)
         except UsageError:
-            withdraw(directory, parallel)
+            withdraw(directory)
             raise
-        if parallel.is_main:
-            save_student(scene, say)
-            evaluate(scene, untrained, say)
-            durable.write(directory.student / "README.md", model_card(directory.path))
-            build(directory.path)
+        with parallel.alone() as alone:
+            if alone:
+                save_student(scene, say)
+                with explained("the student was measured", less_memory(scene)):
+                    evaluate(scene, untrained, say)
+                durable.write(directory.student / "README.md", model_card(directory.path))
+                build(directory.path)
     return directory
 
 
+@contextmanager
+def one_writer(
+    path: Path, parallel: Parallel, lock: Lock | None, say: Say
+) -> Iterator[Lock | None]:
+    """Hold the run directory's lock, which the first process does for all."""
+    if lock is not None or not parallel.is_main:
+        yield lock
+    else:
+        with acquire(path, say) as taken:
+            yield taken
+
+
 def open_directory(
-    path: Path, recipe: Recipe, parallel: Parallel, *, fresh: bool = False
+    path: Path,
+    recipe: Recipe,
+    folder: Path,
+    parallel: Parallel,
+    renewed: Lock | None = None,
+    say: Say = _silent,
 ) -> RunDirectory:
     """Begin or continue the run: the first process makes the directory, the others find it.
+
+    Args:
+        path: the directory.
+        recipe: what is to run.
+        folder: what its paths are relative to.
+        parallel: this process among the others.
+        renewed: the lock of a directory whose run is to be put aside.
+        say: told where that is now.
 
     Raises:
         UsageError: if it belongs to something else, or cannot be written.
     """
-    try:
-        directory = RunDirectory.open(path, recipe, fresh=fresh) if parallel.is_main else None
-    except OSError as error:
-        raise UsageError(
-            f"'output' is {path}, which cannot be written ({error.strerror}). Choose another "
-            "directory"
-        ) from None
+    directory = RunDirectory(path)
+    if parallel.is_main:
+        try:
+            if renewed is not None and (aside := put_aside(path, renewed)) is not None:
+                say(f"the earlier run is kept as {aside}")
+            directory = RunDirectory.open(path, recipe, folder)
+        except OSError as error:
+            if error.errno in FULL:
+                raise refusal(path, error.errno) from None
+            raise UsageError(
+                f"'output' is {path}, which cannot be written ({error.strerror}). Choose another "
+                "directory"
+            ) from None
     parallel.wait()
-    return directory or RunDirectory.open(path, recipe)
+    return directory
 
 
-def withdraw(directory: RunDirectory, parallel: Parallel) -> None:
+def withdraw(directory: RunDirectory) -> None:
     """Undo a run that was refused before its first step, so that the mended recipe can be run."""
-    if not parallel.is_main or (directory.path / "metrics.jsonl").exists():
+    if not directory.begun_here or (directory.path / "metrics.jsonl").exists():
         return
-    for name in ("environment.json", "untrained.npy", "recipe.yaml"):
+    for name in ("environment.json", "untrained.npy", "recipe.yaml", rejected.FILE_NAME):
         (directory.path / name).unlink(missing_ok=True)
     if not any(directory.path.iterdir()):
         directory.path.rmdir()
@@ -129,13 +186,37 @@ def train_stages(scene: Scene, stopping: Stopping, say: Say) -> None:
         if number >= max(reached, 0):
             batches = stage_batches(scene, stage, rows_taken)
             module = assemble(scene, stage, model, say)
+            settings, sharded = spread(scene, module, stage.train)
             work = loop.Stage(
-                stage.name, module, scene.teacher, batches, stage.train, scene.run.path,
+                stage.name, module, scene.teacher, batches, settings, scene.run.path,
                 metrics_bytes, resumes=0 < number == reached,
             )  # fmt: skip
             metrics_bytes = train_stage(scene, work, stopping, say)
+            model = sharded.whole() if sharded is not None else model
         scene.student = finish(model)
         rows_taken += stage.train.steps * stage.train.tokens_per_step // row_length(scene)
+
+
+def spread(
+    scene: Scene, module: DistillationModule, settings: TrainSpec
+) -> tuple[TrainSpec, Sharded | None]:
+    """Share out the weights of student and teacher over the processes, if that is the strategy."""
+    chosen = strategy(settings, module.student, scene.teacher.model, scene.parallel)
+    settings = settings.model_copy(update={"parallel": chosen})
+    if chosen == "ddp":
+        return settings, None
+    if scene.sharded_teacher is None:
+        scene.sharded_teacher = shard(scene.teacher.speaker, scene.teacher.model)
+    return settings, shard(module, module.student)
+
+
+def gather_teacher(scene: Scene) -> None:
+    """Give the first process all of a teacher that was shared out."""
+    if scene.sharded_teacher is not None:
+        whole = scene.sharded_teacher.whole_on(scene.parallel)
+        scene.sharded_teacher = None
+        if whole is not None:
+            scene.teacher = LocalTeacher(whole, scene.vocabulary, scene.packed)
 
 
 def reached_stage(scene: Scene, say: Say) -> int:
@@ -167,8 +248,6 @@ def assemble(scene: Scene, stage: Stage, model: nn.Module, say: Say) -> Distilla
     if fused:
         compile_layers(scene.teacher.model)
         say("compiling at the first step, which takes a while")
-    elif stage.train.compile == "auto" and not can_compile(scene.parallel.device):
-        say("no C++ compiler with Python's headers was found: nothing is compiled, and slower")
     return module
 
 
@@ -179,11 +258,28 @@ def train_stage(scene: Scene, work: loop.Stage, stopping: Stopping, say: Say) ->
         work.settings.dashboard, scene.run.path, scene.recipe.model_dump(mode="json"),
         is_main=parallel.is_main,
     )  # fmt: skip
-    with stopping.gently():
+    notice, remedy = noticing(scene, work.name, say), less_memory(scene, work.settings)
+    if killed := killed_for_memory(scene.run.path):
+        step, why = killed
+        notice(step, f"the process before this one ended without a word, and {why}", remedy)
+    with (
+        stopping.gently(lambda: reached_step(scene, work.name)),
+        explained(f"stage '{work.name}' was trained", remedy),
+        marked(scene.run.path, writes=parallel.is_main),
+    ):
         return loop.train(
-            work, parallel, boards, stopping=stopping, quiet=not parallel.is_main,
-            notice=noticing(scene, work.name, say),
-        )  # fmt: skip
+            work, parallel, boards, stopping=stopping, quiet=not parallel.is_main, notice=notice
+        )
+
+
+def reached_step(scene: Scene, stage: str) -> str:
+    """Where a run goes on that ends now."""
+    reached = scene.run.reached((stage,))
+    return f"the run goes on from step {reached[1]}" if reached else ""
+
+
+def less_memory(scene: Scene, settings: TrainSpec | None = None) -> str:
+    return advice(settings or scene.recipe.all_stages[-1].train, row_length(scene))
 
 
 def noticing(scene: Scene, stage: str, say: Say) -> Notice:
@@ -191,7 +287,8 @@ def noticing(scene: Scene, stage: str, say: Say) -> Notice:
 
     def notice(step: int, what: str, remedy: str) -> None:
         say(f"{what}. {remedy}")
-        scene.notices.append(f"Stage {stage}, step {step}: {what}. {remedy}.")
+        if scene.parallel.is_main:
+            note(scene.run.path, Finding(stage, step, what, remedy))
 
     return notice
 
@@ -205,17 +302,17 @@ def save_student(scene: Scene, say: Say) -> None:
 
     Its manifest says nothing of the model card, which may be written again.
     """
-    target = scene.run.student
+    target, last = scene.run.student, scene.recipe.all_stages[-1]
     if target.exists():
         try:
             durable.verify(target)
             return
         except Damaged as damage:
-            aside = durable.quarantine(target)
-            say(f"{damage}. The student is saved again; what was there is kept as {aside.name}")
+            kept = f"what was there is kept as {durable.quarantine(target).name}"
+            notice = noticing(scene, last.name, say)
+            notice(last.train.steps, str(damage), f"The student is saved again; {kept}")
     scene.student.config.use_cache = True
-    final = scene.recipe.all_stages[-1].train
-    with durable.directory(target, needed=weight_bytes(scene.student, final)) as aside:
+    with durable.directory(target, needed=weight_bytes(scene.student, last.train)) as aside:
         hub.save(scene.student, scene.tokenizer, aside)
     durable.verify(target)
 
@@ -238,7 +335,9 @@ def look_before(scene: Scene, say: Say) -> Fidelity | None:
 
 def evaluate(scene: Scene, untrained: Fidelity | None, say: Say) -> None:
     """Measure the student as it lies on disk, beside its teacher, and write evaluation.json."""
-    source = hub.ModelSource(model=str(scene.run.student.resolve()))
+    source = hub.ModelSource(
+        model=str(scene.run.student.resolve()), trust_remote_code=trusts_code(scene.recipe)
+    )
     student = hub.load_model(source, scene.folder)
     move(student, scene.parallel.device)
     teacher = scene.teacher.pretrained
@@ -260,6 +359,17 @@ def evaluate(scene: Scene, untrained: Fidelity | None, say: Say) -> None:
             size=sizes(scene, student),
             samples=samples(scene, student),
         ).save(scene.run.path)
+
+
+def trusts_code(recipe: Recipe) -> bool:
+    """Whether the student may be made of Python code that came with a model."""
+    match recipe.student.kind:
+        case "pretrained":
+            return recipe.student.trust_remote_code
+        case "layers":
+            return recipe.teacher.trust_remote_code
+        case _:
+            return False
 
 
 def fidelity_of(scene: Scene, student: PreTrainedModel) -> Fidelity:
@@ -284,10 +394,10 @@ def sizes(scene: Scene, student: PreTrainedModel) -> dict[str, Size]:
 def samples(scene: Scene, student: PreTrainedModel) -> tuple[Sample, ...]:
     """Both continue the beginnings of the first held-out documents."""
     settings = scene.recipe.evaluate
-    prompts: list[str] = []
+    prompts: list[list[int]] = []
     for batch in scene.batches.heldout(rows=1):
         if len(prompts) == settings.samples:
             break
         first = batch.input_ids[0][batch.documents[0] == 0][: settings.sample_tokens]
-        prompts.append(str(scene.tokenizer.decode(first)))
+        prompts.append(first.tolist())
     return continuations(scene.teacher.pretrained, student, scene.tokenizer, prompts)

@@ -126,7 +126,7 @@ def _term(name: str) -> Callable[[Step], float | None]:
 def _curve(label: str, steps: Sequence[Step], read: Callable[[Step], float | None]) -> Curve:
     """Stages count their steps from one, so positions are counted over the whole run."""
     found = [(at, value) for at, step in enumerate(steps, 1) if (value := read(step)) is not None]
-    finite = [(at, value) for at, value in found if np.isfinite(value)]
+    finite = [(at, value) for at, value in found if np.isfinite(float(value))]
     at, values = np.array(finite, dtype=np.float64).reshape(-1, 2).T
     return Curve(label, at, values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import signal
@@ -9,42 +10,83 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-WORKSPACE = runpy.run_path(str(Path(__file__).parent / "workspace.py"))
+HERE = Path(__file__).parent
 COMMON = {**os.environ, "OMP_NUM_THREADS": "1", "NEXUS_MEMORY": "as it is"}
-LONG = ("--set", "train.steps=100000", "--set", "train.save_every=5")
+LONG = ("--set", "train.steps=100000", "train.save_every=5")
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe: Path = WORKSPACE["write_workspace"](tmp_path_factory.mktemp("workspace"))
+    workspace = runpy.run_path(str(HERE / "workspace.py"))
+    recipe: Path = workspace["write_workspace"](tmp_path_factory.mktemp("workspace"))
     return recipe
 
 
-def nexus(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
+class TwoRanks:
+    """Two processes that find each other as torchrun has it, without torchrun."""
+
+    def __init__(self, folder: Path) -> None:
+        self.said = folder / "said.txt"
+        self.server = subprocess.Popen(
+            [sys.executable, str(HERE / "forked_ranks.py")],
+            env=COMMON,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def begin(self, *arguments: object) -> list[int]:
+        """Returns the numbers of the processes."""
+        self.said.unlink(missing_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        order = {"arguments": [*map(str, arguments)], "said": str(self.said), "port": port}
+        assert self.server.stdin is not None
+        print(json.dumps(order), file=self.server.stdin, flush=True)
+        pids: list[int] = self._answer()
+        return pids
+
+    def end(self) -> tuple[list[int], str]:
+        """Their exit codes, and what they said."""
+        return self._answer(), self.said.read_text()
+
+    def _answer(self) -> Any:
+        assert self.server.stdout is not None
+        return json.loads(self.server.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoRanks]:
+    ranks = TwoRanks(tmp_path_factory.mktemp("ranks"))
+    yield ranks
+    ranks.server.communicate(timeout=60)
+
+
+def supervised(recipe: Path, processes: int, *arguments: str) -> subprocess.Popen[str]:
+    """The real command, which starts everything else by itself."""
+    command = ["-m", "nexus", "distill", str(recipe), *arguments, "--processes", str(processes)]
     return subprocess.Popen(
-        [sys.executable, "-m", *map(str, arguments)],
-        env={**COMMON, **environment},
+        [sys.executable, *command],
+        env=COMMON,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def two_ranks(*arguments: Any) -> list[subprocess.Popen[str]]:
-    """As torchrun starts them, without it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        nexus("nexus", *arguments, **where, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in (0, 1)
-    ]
+def ended(process: subprocess.Popen[str], seconds: float) -> tuple[int, str]:
+    try:
+        said = process.communicate(timeout=seconds)[1]
+    finally:
+        process.kill()
+    return process.returncode, said
 
 
 def until(condition: Callable[[], object], seconds: float = 240) -> None:
@@ -59,10 +101,10 @@ def steps_of(run: Path) -> int:
     return file.read_text().count("\n") if file.exists() else 0
 
 
-def children(pid: int) -> list[int]:
+def ranks_below(pid: int) -> list[int]:
     """All processes below one, those without children of their own."""
     direct = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    below = [leaf for child in map(int, direct) for leaf in children(child)]
+    below = [leaf for child in map(int, direct) for leaf in ranks_below(child)]
     return below or [pid]
 
 
@@ -71,42 +113,51 @@ def is_gone(pid: int) -> bool:
     return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def ended(process: subprocess.Popen[str], seconds: float) -> tuple[int, str]:
-    try:
-        said = process.communicate(timeout=seconds)[1]
-    finally:
-        process.kill()
-    return process.returncode, said
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
 
-def test_a_frozen_process_ends_the_other_within_the_timeout(recipe: Path) -> None:
+def test_a_frozen_process_ends_the_other_within_the_timeout(
+    recipe: Path, two_ranks: TwoRanks
+) -> None:
     """To see it fail: in parallel.processes, do not pass `timeout`, which is then ten minutes."""
-    options = ("--timeout-seconds", "4", "--set", "output=frozen")
-    first, second = two_ranks("distill", recipe, *LONG, *options)
+    options = (*LONG, "output=frozen", "--timeout-seconds", "4")
+    first, second = two_ranks.begin("distill", recipe, *options)
     try:
         until(lambda: steps_of(recipe.parent / "frozen") > 3)
-        second.send_signal(signal.SIGSTOP)
-        code, said = ended(first, 4 + 10)
+        os.kill(second, signal.SIGSTOP)
+        until(lambda: is_gone(first), seconds=4 + 10)
     finally:
-        second.kill()
-        second.communicate()
-    assert code == 75
-    assert "has not answered for 4 seconds" in said and "same command again" in said
+        os.kill(second, signal.SIGKILL)
+    codes, said = two_ranks.end()
+    assert codes == [75, -signal.SIGKILL]
+    assert "has not answered for 4 seconds" in said and said.count("same command again") == 1
     assert "Traceback" not in said
 
 
-def test_a_killed_process_is_replaced_and_nothing_is_lost(recipe: Path) -> None:
+def test_what_all_processes_find_is_said_once(recipe: Path, two_ranks: TwoRanks) -> None:
+    """To see it fail: in cli._say_for_all, do not ask `says`."""
+    wrong = ("--set", "data.heldout=[{kind: jsonl, path: missing.jsonl}]", "output=wrong")
+    two_ranks.begin("distill", recipe, *wrong)
+    codes, said = two_ranks.end()
+    assert set(codes) <= {2, 75} and 2 in codes
+    assert said.count("missing.jsonl") == 1 and "Traceback" not in said
+    assert said.count("nexus:") == 1
+
+
+def test_a_killed_process_is_replaced_and_nothing_is_lost(
+    recipe: Path, two_ranks: TwoRanks
+) -> None:
     """The weights are bit for bit those of a run that nobody disturbed.
 
     To see it fail: in StageTensors.read, leave out the moments, or in Supervisor begin anew.
     """
     options = ("--set", "train.steps=30", "train.save_every=4", "train.parallel=fsdp2")
-    for calm in two_ranks("distill", recipe, *options, "output=calm"):
-        assert ended(calm, 240)[0] == 0
+    two_ranks.begin("distill", recipe, *options, "output=calm")
+    assert two_ranks.end()[0] == [0, 0]
     run = recipe.parent / "killed"
-    job = nexus("nexus", "distill", recipe, *options, "output=killed", "--processes", "2")
+    job = supervised(recipe, 2, *options, "output=killed")
     until(lambda: steps_of(run) > 6)
-    first, second = children(job.pid)
+    first, second = ranks_below(job.pid)
     os.kill(first, signal.SIGKILL)
     until(lambda: is_gone(second), seconds=10)
     code, said = ended(job, 240)
@@ -121,21 +172,14 @@ def test_a_killed_process_is_replaced_and_nothing_is_lost(recipe: Path) -> None:
 
 
 def test_a_signal_to_the_supervisor_stops_all_resumably(recipe: Path) -> None:
+    """To see it fail: in Supervisor._pass_on, pass nothing on."""
     run = recipe.parent / "stopped"
-    job = nexus("nexus", "distill", recipe, *LONG, "--set", "output=stopped", "--processes", "2")
+    job = supervised(recipe, 1, *LONG, "output=stopped")
     until(lambda: steps_of(run) > 3)
-    below = children(job.pid)
+    below = ranks_below(job.pid)
     job.send_signal(signal.SIGINT)
     code, said = ended(job, 30)
     assert code == 75 and said.count("same command again") == 1
     assert "started again" not in said
     assert all(is_gone(pid) for pid in below)
     assert list(run.glob("checkpoints/train/step-*"))
-
-
-def test_what_all_processes_find_is_said_once(recipe: Path) -> None:
-    wrong = ("--set", "data.heldout=[{kind: jsonl, path: missing.jsonl}]", "--set", "output=wrong")
-    code, said = ended(nexus("nexus.job", "2", "distill", recipe, *wrong), 240)
-    assert code == 2
-    assert said.count("missing.jsonl") == 1 and "Traceback" not in said
-    assert said.count("nexus:") == 1

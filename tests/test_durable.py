@@ -253,18 +253,18 @@ def order_of(log: str, run: Path) -> int:
     for line in _whole_lines(log):
         if written := re.search(rf"write\(\d+<({run}[^>]*)>", line):
             dirty.add(written[1])
+            assert not waiting, f"{waiting}, renamed in, not flushed before {line}"
         elif flushed := re.search(rf"f(?:data)?sync\(\d+<({run}[^>]*)>\) += 0", line):
             dirty.discard(flushed[1])
             waiting.discard(flushed[1])
         elif moved := re.search(rf'rename\w*\(.*?"({run}[^"]*)", .*?"({run}[^"]*)".*= 0', line):
             renames += 1
             source, target = moved[1], moved[2]
+            assert not waiting, f"{waiting}, renamed in, not flushed before {line}"
             if Path(target).name.startswith(durable.DOOMED):
                 continue  # on its way out: should the name come back, so does all of it
             inside = [path for path in dirty if f"{path}/".startswith(f"{source}/")]
             assert not inside, f"{inside} not flushed before {line}"
-            same_folder = {path for path in waiting if path.startswith(f"{source}")}
-            assert not same_folder, f"{same_folder} not flushed before {line}"
             waiting.add(str(Path(target).parent))
     assert not waiting, f"renamed in {waiting}, which was not flushed after"
     return renames

@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +83,15 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True, capture_output=True)
 
 
-def enlarge(folder: Path, size: int) -> None:
-    command = ["mount", "-o", f"remount,size={size}", str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
+@contextmanager
+def filled(folder: Path, left: int) -> Iterator[None]:
+    """Inside, the file system has only `left` bytes free."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(16 * 2**10))
+    os.truncate(filler, max(0, filler.stat().st_size - left))
+    try:
+        yield
+    finally:
+        filler.unlink()

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mishaps import Mishap, cut_in_half, enlarge, flip_a_weight_bit, set_clock_back, small_disk
+from mishaps import Mishap, cut_in_half, filled, flip_a_weight_bit, set_clock_back, small_disk
 from safetensors.torch import load_file
 from tools import SAVE_EVERY, Job, Tool
 from trials import LONGEST, Ended, Trial, start
 
 STOPPED_AFTER, NAN_STEP, CLOCK_STEPS = 12, 10, 6
+DISK_BYTES = 16 * 2**20
 
 RIGHT, SAID_WRONG, SILENT, REFUSED, RAW, HUNG = (
     "recovered", "wrong, said so", "silently wrong", "refused", "raw traceback", "hung",
@@ -53,7 +54,8 @@ class Ground:
         return Job(self.material, self.scratch / name, **changes)
 
     def start(self, job: Job, **options: Any) -> Trial:
-        return start(self.tool.play, job, self.scratch / f"{job.run.name}.log", **options)
+        log = self.scratch / f"{job.run.parent.name}-{job.run.name}.log"
+        return start(self.tool.play, job, log, **options)
 
     def carry_out(self, job: Job, **options: Any) -> Ended:
         return self.start(job, **options).wait()
@@ -119,8 +121,11 @@ def killed(ground: Ground, count: int) -> list[Outcome]:
 
 
 def damaged(ground: Ground, flips: int) -> list[Outcome]:
-    """Something of the newest checkpoint is not what was written, and the run is continued."""
-    parts = ground.tool.parts
+    """Something of the newest checkpoint is not what was written, and the run is continued.
+
+    Of few flips, few other damages are tried either.
+    """
+    parts = dict(list(ground.tool.parts.items())[: flips + 1])
     kinds = [("flipped", "weights", seed) for seed in range(flips)]
     kinds += [("missing", part, 0) for part in parts if part != "weights"]
     kinds += [("cut", part, 0) for part in parts]
@@ -212,34 +217,31 @@ def two_at_once(ground: Ground, count: int) -> list[Outcome]:
 
 
 def disk_full(ground: Ground, count: int) -> list[Outcome]:
-    """Too little room for what is saved; then there is room, and the same command runs again."""
+    """Once the first checkpoint is there, others fill the disk; then they make room again."""
     newest = ground.checkpoints(ground.stopped)[-1]
     sizes = [path.stat().st_size for path in newest.iterdir()]
 
     def trial(number: int) -> Outcome:
-        share = 0.5 + 2.4 * number / max(1, count - 1)  # three checkpoints are there at the peak
-        room = int(sum(sizes) * share)
+        left = int(sum(sizes) * (0.1 + 1.8 * number / count))
         disk = ground.scratch / f"disk-{number}"
         try:
-            with small_disk(disk, room):
+            with small_disk(disk, DISK_BYTES):
                 job = Job(ground.material, disk / "run")
-                first = _in(ground, job, number, 1)
-                enlarge(disk, 64 * 2**20)
-                ended = _in(ground, job, number, 2)
-                facts = _outcome(ground, job, ended)
+                first = ground.start(job)
+                while first.process.exitcode is None and not ground.checkpoints(job.run):
+                    first.process.join(0.002)
+                with filled(disk, left):
+                    before = first.wait()
+                facts = _outcome(ground, job, ground.carry_out(job)) | {"means": "tmpfs"}
         except PermissionError:
-            job = ground.job(f"quota-{number}")
-            biggest = max(sizes)
-            room = int(biggest * (number + 1) / (count + 1))
-            first = ground.carry_out(job, largest_file=room)
-            facts = _outcome(ground, job, ground.carry_out(job))
-        means = "tmpfs" if disk.exists() else "RLIMIT_FSIZE"
+            job, left = ground.job(f"quota-{number}"), int(max(sizes) * (number + 1) / (count + 1))
+            before = ground.carry_out(job, largest_file=left)
+            facts = _outcome(ground, job, ground.carry_out(job)) | {"means": "RLIMIT_FSIZE"}
         return facts | {
-            "means": means,
-            "room_bytes": room,
-            "first_code": first.code,
-            "first_traceback": first.has_traceback,
-            "first_last_line": first.last_line,
+            "bytes_left": left,
+            "first_code": before.code,
+            "first_traceback": before.has_traceback,
+            "first_last_line": before.last_line,
         }
 
     return [trial(number) for number in range(count)]
@@ -251,11 +253,6 @@ def fingerprint(file: Path) -> str:
 
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def _in(ground: Ground, job: Job, number: int, start_number: int) -> Ended:
-    log = ground.scratch / f"disk-{number}-{start_number}.log"
-    return start(ground.tool.play, job, log).wait()
 
 
 def _outcome(ground: Ground, job: Job, ended: Ended) -> Outcome:
@@ -290,4 +287,5 @@ def _logged(run: Path, step: int) -> str:
     losses = [line["loss"] for line in lines if line.get("step") == step and "loss" in line]
     if not losses:
         return "nothing"
-    return "NaN" if losses[0] is None or not math.isfinite(losses[0]) else f"{losses[0]:.4g}"
+    loss = math.nan if losses[0] is None else float(losses[0])
+    return f"{loss:.4g}" if math.isfinite(loss) else "NaN"

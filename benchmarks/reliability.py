@@ -58,7 +58,7 @@ def main(
         rounds: How often each run is killed.
         flips: How many bits of the newest checkpoint's weights are flipped, one at a time.
         workers: How many trials go on at once.
-        tiny: Two trials of each kind, to see that everything runs. Written only to `output`.
+        tiny: A trial or two of each kind, to see that everything runs. Written only to `output`.
         output: Where to write instead, without suffix.
 
     Returns:
@@ -67,7 +67,7 @@ def main(
     if unknown := set(tools) - TOOLS.keys():
         raise UsageError(f"tool '{min(unknown)}' does not exist. Known: {', '.join(TOOLS)}")
     require(["trl"] if "trl" in tools else [])
-    counts = (2, 2, 1) if tiny else (rounds, flips, REPEATS)
+    counts = (1, 1, 1) if tiny else (rounds, flips, REPEATS)
     machine = machine_facts()
     begin(preload=("__main__", "warm"))
     chosen = [name for name in TOOLS if name in tools]
@@ -141,7 +141,7 @@ def tables(facts: dict[str, Any]) -> str:
     parts = [
         described(facts["machine"]),
         table(["", *(tool["title"] for tool in tools)], lines),
-        f"Shares with their 95 % intervals (Wilson). Settings: {settings}.",
+        f"Every run has one thread. Shares with 95 % intervals (Wilson). Settings: {settings}.",
     ]
     return "\n\n".join([*parts, *([goals_table(facts["goals"])] if facts["goals"] else [])])
 

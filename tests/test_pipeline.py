@@ -15,16 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForCausalLM, BertConfig, BertModel
 
-from nexus.errors import Interrupted, UsageError
+from nexus.errors import UsageError
 from nexus.pipeline import open_directory, run, withdraw
 from nexus.recipe.load import differences, load
 from nexus.recipe.relocate import relocate
 from nexus.results import Evaluation
 from nexus.rundir import RunDirectory
-from nexus.stopping import Stopping
 from nexus.training.parallel import Parallel
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
@@ -152,50 +150,6 @@ def test_micro_batches_change_nothing_that_can_be_told(
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 
 
-class StopAfter(Stopping):
-    """Asked after every step, says yes at last."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-
-    def __call__(self) -> bool:
-        self.steps -= 1
-        self._asked = self._asked or self.steps < 0
-        return self._asked
-
-
-@pytest.fixture(scope="module")
-def staged(recipe: Path) -> Path:
-    values = yaml.safe_load(recipe.read_text())
-    train = {**values.pop("train"), "steps": 3, "lora": {"rank": 2, "dropout": 0.1}}
-    output = values.pop("objectives")[0]
-    task = {"kind": "task", "weight": 0.5}
-    values["stages"] = [
-        {"name": "first", "objectives": [output], "train": train},
-        {"name": "second", "objectives": [task, {**output, "weight": 0.5}], "train": train},
-    ]
-    path = recipe.with_name("staged.yaml")
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
-def test_a_stop_anywhere_in_several_stages_changes_nothing(staged: Path) -> None:
-    """With adapters and dropout, whose random numbers have to go on where they stopped."""
-    whole = weights(distil(staged, "output=undisturbed"))
-    for steps in (1, 2, 3, 4, 5):
-        where = "training was done" if steps == 3 else f"step {steps % 3} of 3"
-        with pytest.raises(Interrupted, match=where):
-            distil(staged, f"output=stopped{steps}", stopping=StopAfter(steps - 1))
-        said: list[str] = []
-        directory = distil(staged, f"output=stopped{steps}", say=said.append)
-        assert weights(directory) == whole, steps
-        assert "measuring the untrained student on the held-out documents" not in said
-        lines = (directory.path / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 1, 2, 3]
-
-
 def test_a_run_killed_while_it_evaluates_goes_on(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,13 +237,6 @@ def test_mistakes_show_before_weights_are_loaded(
     for wrong in ("data.sources.0.path=nowhere.jsonl", "teacher.model=bert", "student.model=bert"):
         with pytest.raises(UsageError):
             distil(recipe, "output=early", wrong)
-
-
-def test_nothing_is_measured_without_heldout_documents(recipe: Path) -> None:
-    directory = distil(recipe, "output=unmeasured", "data.heldout=[]", "train.steps=1")
-    evaluation = Evaluation.load(directory.path)
-    assert evaluation is not None and evaluation.heldout is None and evaluation.size
-    assert not (directory.path / "untrained.npy").exists()
 
 
 def test_two_processes_take_the_steps_of_one(finished: RunDirectory, recipe: Path) -> None:

@@ -5,46 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
-
-import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from nexus import durable, hub
 from nexus.data import rejected
 from nexus.disk import FULL, refusal
 from nexus.durable import Damaged
 from nexus.errors import UsageError
-from nexus.evaluation.fidelity import Fidelity, measure
-from nexus.evaluation.heldout import heldout
-from nexus.evaluation.samples import continuations
-from nexus.evaluation.size import size
-from nexus.evaluation.speed import speed
-from nexus.findings import Finding, note
 from nexus.identity import refuse_another_recipe
-from nexus.kernels.decoder import compile_layers
-from nexus.kernels.lm_head import split_head
 from nexus.lock import Lock, acquire
-from nexus.objectives.weighted_sum import WeightedSum
-from nexus.recipe.schema import Recipe, Stage
+from nexus.measuring import evaluate, look_before
+from nexus.recipe.schema import Recipe
 from nexus.report.build import build
 from nexus.report.card import model_card
-from nexus.results import Evaluation, Sample, Size, Speed
 from nexus.rundir import RunDirectory, put_aside
-from nexus.scene import Models, Say, Scene, load, move, stage_batches
+from nexus.scene import Models, Say, Scene, load
+from nexus.stages import gather_teacher, less_memory, noticing, train_stages
 from nexus.stopping import Stopping
-from nexus.teachers.local import LocalTeacher
-from nexus.training import loop
-from nexus.training.checkpoint import Checkpoints, Notice
-from nexus.training.fsdp import Sharded, shard, strategy
-from nexus.training.killed import killed_for_memory, marked
-from nexus.training.metrics import trackers
-from nexus.training.module import DistillationModule
 from nexus.training.parallel import TIMEOUT_SECONDS, Parallel, processes
-from nexus.training.prepare import compiles, finish, prepare
-from nexus.training.settings import TrainSpec
-from nexus.training.shortage import LAST_RESORT, advice, explained
+from nexus.training.shortage import LAST_RESORT, explained
 from nexus.training.space import require_space, weight_bytes
 
 
@@ -173,130 +151,6 @@ def withdraw(directory: RunDirectory) -> None:
         directory.path.rmdir()
 
 
-def train_stages(scene: Scene, stopping: Stopping, say: Say) -> None:
-    """The stages one after another, each on the student that the one before left behind.
-
-    Those before the stage that was reached are not trained again: its checkpoint holds all there
-    is of them, but for the shape that they gave the student.
-    """
-    stages, reached = scene.recipe.all_stages, reached_stage(scene, say)
-    rows_taken = metrics_bytes = 0
-    for number, stage in enumerate(stages):
-        model = prepare(scene.student, stage.train)
-        if number >= max(reached, 0):
-            batches = stage_batches(scene, stage, rows_taken)
-            module = assemble(scene, stage, model, say)
-            settings, sharded = spread(scene, module, stage.train)
-            work = loop.Stage(
-                stage.name, module, scene.teacher, batches, settings, scene.run.path,
-                metrics_bytes, resumes=0 < number == reached,
-            )  # fmt: skip
-            metrics_bytes = train_stage(scene, work, stopping, say)
-            model = sharded.whole() if sharded is not None else model
-        scene.student = finish(model)
-        rows_taken += stage.train.steps * stage.train.tokens_per_step // row_length(scene)
-
-
-def spread(
-    scene: Scene, module: DistillationModule, settings: TrainSpec
-) -> tuple[TrainSpec, Sharded | None]:
-    """Share out the weights of student and teacher over the processes, if that is the strategy."""
-    chosen = strategy(settings, module.student, scene.teacher.model, scene.parallel)
-    settings = settings.model_copy(update={"parallel": chosen})
-    if chosen == "ddp":
-        return settings, None
-    if scene.sharded_teacher is None:
-        scene.sharded_teacher = shard(scene.teacher.speaker, scene.teacher.model)
-    return settings, shard(module, module.student)
-
-
-def gather_teacher(scene: Scene) -> None:
-    """Give the first process all of a teacher that was shared out."""
-    if scene.sharded_teacher is not None:
-        whole = scene.sharded_teacher.whole_on(scene.parallel)
-        scene.sharded_teacher = None
-        if whole is not None:
-            scene.teacher = LocalTeacher(whole, scene.vocabulary, scene.packed)
-
-
-def reached_stage(scene: Scene, say: Say) -> int:
-    """The number of the last stage with a good checkpoint; -1 if there is none."""
-    stages = scene.recipe.all_stages
-    return next(
-        (
-            number
-            for number in reversed(range(len(stages)))
-            if checkpoints_of(scene, stages[number], say).newest_together() is not None
-        ),
-        -1,
-    )
-
-
-def checkpoints_of(scene: Scene, stage: Stage, say: Say) -> Checkpoints:
-    folder = scene.run.path / "checkpoints" / stage.name
-    return Checkpoints(
-        folder, stage.train.keep_checkpoints, scene.parallel, noticing(scene, stage.name, say)
-    )
-
-
-def assemble(scene: Scene, stage: Stage, model: nn.Module, say: Say) -> DistillationModule:
-    """The student with the stage's objectives, compiled where that pays."""
-    fused = compiles(stage.train, scene.student)
-    module = DistillationModule(
-        model, WeightedSum(stage.objectives), scene.vocabulary, packed=scene.packed, fused=fused
-    )
-    if fused:
-        compile_layers(scene.teacher.model)
-        say("compiling at the first step, which takes a while")
-    return module
-
-
-def train_stage(scene: Scene, work: loop.Stage, stopping: Stopping, say: Say) -> int:
-    """Train one stage, shown and noted everywhere; returns the length of metrics.jsonl."""
-    parallel = scene.parallel
-    boards = trackers(
-        work.settings.dashboard, scene.run.path, scene.recipe.model_dump(mode="json"),
-        is_main=parallel.is_main,
-    )  # fmt: skip
-    notice, remedy = noticing(scene, work.name, say), less_memory(scene, work.settings)
-    if killed := killed_for_memory(scene.run.path):
-        step, why = killed
-        notice(step, f"the process before this one ended without a word, and {why}", remedy)
-    with (
-        stopping.gently(lambda: reached_step(scene, work.name)),
-        explained(f"stage '{work.name}' was trained", remedy),
-        marked(scene.run.path, writes=parallel.is_main),
-    ):
-        return loop.train(
-            work, parallel, boards, stopping=stopping, quiet=not parallel.is_main, notice=notice
-        )
-
-
-def reached_step(scene: Scene, stage: str) -> str:
-    """Where a run goes on that ends now."""
-    reached = scene.run.reached((stage,))
-    return f"the run goes on from step {reached[1]}" if reached else ""
-
-
-def less_memory(scene: Scene, settings: TrainSpec | None = None) -> str:
-    return advice(settings or scene.recipe.all_stages[-1].train, row_length(scene))
-
-
-def noticing(scene: Scene, stage: str, say: Say) -> Notice:
-    """Says what happened to a checkpoint, and keeps it."""
-
-    def notice(step: int, what: str, remedy: str) -> None:
-        say(f"{what}. {remedy}")
-        if scene.parallel.is_main:
-            note(scene.run.path, Finding(stage, step, what, remedy))
-
-    return notice
-
-
-def row_length(scene: Scene) -> int:
-    return scene.recipe.data.sequence_length
-
-
 def save_student(scene: Scene, say: Say) -> None:
     """An ordinary checkpoint that loads with plain `from_pretrained`; whole or absent.
 
@@ -315,89 +169,3 @@ def save_student(scene: Scene, say: Say) -> None:
     with durable.directory(target, needed=weight_bytes(scene.student, last.train)) as aside:
         hub.save(scene.student, scene.tokenizer, aside)
     durable.verify(target)
-
-
-def look_before(scene: Scene, say: Say) -> Fidelity | None:
-    """What the student is worth before its first step. Measured once, also if the run resumes."""
-    file = scene.run.path / "untrained.npy"
-    if not scene.recipe.data.heldout or not scene.parallel.is_main:
-        return None
-    if file.exists():
-        try:
-            return Fidelity.load(file)
-        except Damaged as damage:
-            say(str(damage))
-    say("measuring the untrained student on the held-out documents")
-    measured = fidelity_of(scene, scene.student)
-    measured.save(file)
-    return measured
-
-
-def evaluate(scene: Scene, untrained: Fidelity | None, say: Say) -> None:
-    """Measure the student as it lies on disk, beside its teacher, and write evaluation.json."""
-    source = hub.ModelSource(
-        model=str(scene.run.student.resolve()), trust_remote_code=trusts_code(scene.recipe)
-    )
-    student = hub.load_model(source, scene.folder)
-    move(student, scene.parallel.device)
-    teacher = scene.teacher.pretrained
-    settings = scene.recipe.evaluate
-    # What was compiled for the shapes of training would be compiled anew for every other shape.
-    with torch.compiler.set_stance("force_eager"):
-        quality = None
-        if scene.recipe.data.heldout:
-            say("measuring the trained student on the held-out documents")
-            quality = heldout(fidelity_of(scene, student), untrained, seed=scene.recipe.seed)
-        cast(torch.nn.Module, student).to(teacher.dtype)  # rates are compared in one type
-        timed: Speed | None = None
-        if settings.speed_seconds:
-            say("timing teacher and student in turns")
-            timed = speed(teacher, student, seconds=settings.speed_seconds, seed=scene.recipe.seed)
-        Evaluation(
-            heldout=quality,
-            speed=timed,
-            size=sizes(scene, student),
-            samples=samples(scene, student),
-        ).save(scene.run.path)
-
-
-def trusts_code(recipe: Recipe) -> bool:
-    """Whether the student may be made of Python code that came with a model."""
-    match recipe.student.kind:
-        case "pretrained":
-            return recipe.student.trust_remote_code
-        case "layers":
-            return recipe.teacher.trust_remote_code
-        case _:
-            return False
-
-
-def fidelity_of(scene: Scene, student: PreTrainedModel) -> Fidelity:
-    settings = scene.recipe.all_stages[-1].train
-    return measure(
-        split_head(student, scene.vocabulary, scene.packed),
-        scene.teacher,
-        scene.batches.heldout(),
-        scene.tokenizer,
-        autocast=None if settings.precision == "fp32" else torch.bfloat16,
-    )
-
-
-def sizes(scene: Scene, student: PreTrainedModel) -> dict[str, Size]:
-    where = scene.folder / scene.recipe.teacher.model
-    return {
-        "teacher": size(scene.teacher.pretrained, where if where.is_dir() else None),
-        "student": size(student, scene.run.student),
-    }
-
-
-def samples(scene: Scene, student: PreTrainedModel) -> tuple[Sample, ...]:
-    """Both continue the beginnings of the first held-out documents."""
-    settings = scene.recipe.evaluate
-    prompts: list[list[int]] = []
-    for batch in scene.batches.heldout(rows=1):
-        if len(prompts) == settings.samples:
-            break
-        first = batch.input_ids[0][batch.documents[0] == 0][: settings.sample_tokens]
-        prompts.append(first.tolist())
-    return continuations(scene.teacher.pretrained, student, scene.tokenizer, prompts)

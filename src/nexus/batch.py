@@ -77,5 +77,5 @@ class Batch:
             for field in fields(self)
             if isinstance(getattr(self, field.name), Tensor)
         }
-        named = {"keys": self.keys[start:stop], "places": self.places[start:stop]}
-        return replace(self, **named, **tensors)
+        keys, places = self.keys[start:stop], self.places[start:stop]
+        return replace(self, keys=keys, places=places, **tensors)

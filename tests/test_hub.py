@@ -93,7 +93,19 @@ def test_a_relative_path_is_relative_to_the_recipe(
     assert locate(ModelSource(model="org/teacher"), folder) == "org/teacher"
 
 
-@pytest.mark.parametrize("model", ["./absent", "a/b/c", "../absent", "/absent/x", "~/absent/x", ""])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "./absent",
+        "a/b/c",
+        "../absent",
+        "/absent/x",
+        "~/absent/x",
+        "",
+        "x/" + "n" * 300 + "/y",
+        "a\0b",
+    ],
+)
 def test_a_path_to_nothing_is_no_hub_name(folder: Path, model: str) -> None:
     if model:
         refused(folder, "does not exist.*Correct the path", model=model)
@@ -217,3 +229,50 @@ def test_adapters_are_saved_as_a_plain_model(
     loaded = load_model(ModelSource(model="plain"), tmp_path)
     torch.testing.assert_close(loaded(ids).logits, before, rtol=1e-4, atol=1e-5)
     assert torch.equal(adapted(ids).logits, before)
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class Config(LlamaConfig):
+    model_type = "own"
+
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+def with_own_code(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    names = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    config = json.loads(path.read_text()) | {"auto_map": names} | changes
+    path.write_text(json.dumps(config))
+    (folder / "own.py").write_text(OWN_CODE)
+
+
+def test_trusted_code_runs_and_its_student_needs_it_too(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with_own_code(folder / "teacher", model_type="own")
+    source = ModelSource(model="teacher", trust_remote_code=True)
+    model = load_model(source, folder)
+    assert type(model).__name__ == "Model" and "own" in type(model).__module__
+    save(model, tokenizer, folder / "student")
+    refused(folder, "names Python code to run", model="student")
+    student = load_model(ModelSource(model="student", trust_remote_code=True), folder)
+    ids = torch.arange(16)[None]
+    assert torch.equal(student(ids).logits, model(ids).logits)
+
+
+def test_what_is_loaded_without_its_code_is_saved_without_it(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with_own_code(folder / "teacher")
+    refused(folder, "names Python code to run.*ignore_remote_code: true")
+    source = ModelSource(model="teacher", ignore_remote_code=True)
+    model = load_model(source, folder)
+    assert isinstance(model, LlamaForCausalLM)
+    save(model, load_tokenizer(source, folder), folder / "student")
+    load_model(ModelSource(model="student"), folder)

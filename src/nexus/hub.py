@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -131,6 +132,8 @@ def load_model(source: ModelSource, folder: Path, dtype: Dtype | None = None) ->
             f"'{missing[0]}' first: it was saved as something else ({_architecture(config)}). "
             f"{_ONLY_CAUSAL}."
         )
+    if source.ignore_remote_code:  # or what is saved would name code that it does not have
+        vars(model.config).pop("auto_map", None)
     if unexpected := sorted(report["unexpected_keys"]):
         _log.warning(
             "Model %s holds %d weights that a %s does not use, %r first.",
@@ -216,10 +219,10 @@ def locate(source: ModelSource, folder: Path) -> str:
         UsageError: The name looks like a path and nothing is there, or the folder lacks a model.
     """
     path = folder / Path(source.model).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # of a name that no disk can hold, pathlib would raise
         _require_files(source, path)
         return str(path)
-    if path.is_file():
+    if os.path.isfile(path):
         raise UsageError(
             f"Model '{source.model}' is a file. Name its folder"
             + (f" and add gguf_file: {path.name}." if path.suffix == ".gguf" else ".")
@@ -270,7 +273,7 @@ def _inspected(source: ModelSource, folder: Path, *, weights: bool = False) -> s
     """The folder that a model is loaded from, found to be harmless: its own or the hub's cache."""
     where = locate(source, folder)
     runs, ignores = source.trust_remote_code, source.ignore_remote_code
-    if (folder / Path(source.model).expanduser()).is_dir():
+    if os.path.isdir(folder / Path(source.model).expanduser()):
         inspect(Path(where), gguf_file=source.gguf_file, code=runs or ignores)
     else:
         if runs and not source.revision:
@@ -334,8 +337,6 @@ def _config(source: ModelSource, where: str) -> PreTrainedConfig:
                     "not know. Upgrade transformers, or name another model."
                 )
         config = AutoConfig.from_pretrained(where, **_options(source))
-    if source.ignore_remote_code:  # or what is saved would name code that it does not have
-        vars(config).pop("auto_map", None)
     return config  # type: ignore[no-any-return]
 
 

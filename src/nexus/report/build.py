@@ -172,7 +172,11 @@ def _notices(files: RunFiles) -> list[str]:
 
 
 def _environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rest = {name: part for name, part in environment.items() if name not in ("data", "notices")}
+    rest = {
+        name: part
+        for name, part in environment.items()
+        if name not in ("data", "notices", "changes")
+    }
     return list(_flat(rest))
 
 

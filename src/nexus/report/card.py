@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePath
 from typing import Any
@@ -71,7 +72,7 @@ def _local(files: RunFiles, origin: str) -> Path | None:
     models in memory to a folder above it."""
     run = files.path.resolve()
     places = [folder / origin for folder in (run, *run.parents)] if origin else []
-    return next((place for place in places if place.is_dir()), None)
+    return next((place for place in places if os.path.isdir(place)), None)
 
 
 def _license(files: RunFiles) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from nexus.visible import one_line
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette: told apart by every kind of colour vision, and in grey."""
+
+MOST_TERMS = 2 * len(COLOURS)
+"""Of a loss, that are drawn: more cannot be told apart, and no recipe of ours has them."""
 
 _INK = "#010203"
 """Stands for the page's text colour, whatever it is."""
@@ -83,6 +87,7 @@ def curves(steps: Sequence[Step], evaluation: Evaluation | None) -> list[Plot]:
         return []
     heldout = evaluation.heldout if evaluation else None
     terms = list(dict.fromkeys(name for step in steps for name in step.get("terms") or {}))
+    terms = terms[:MOST_TERMS]
     losses = [_curve(name, steps, _term(name)) for name in terms]
     if len(losses) != 1:
         losses.insert(0, _curve("total", steps, _number("loss")))
@@ -197,7 +202,9 @@ def _short(value: float) -> str:
 def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
     silent = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", transparent=True, metadata=silent)
+    with warnings.catch_warnings():  # letters are the browser's, whatever this font lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="svg", transparent=True, metadata=silent)
     drawn = buffer.getvalue()
     drawn = drawn[drawn.index("<svg") :].replace(_INK, "currentColor")
     # Groups are numbered within each figure, and a page may hold an id only once.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from nexus.batch import ANSWER, RATIONALE
-from nexus.data.chat import Encoder, Example, SpecialTokens
+from nexus.data.chat import (
+    CHARACTERS_AT_A_TIME,
+    MOST_CHARACTERS,
+    ROWS_AT_A_TIME,
+    Encoder,
+    Example,
+    SpecialTokens,
+)
 from nexus.data.faults import Faults
 from nexus.data.sources import Row
 from nexus.errors import UsageError
@@ -252,3 +260,22 @@ def _plain() -> PreTrainedTokenizerFast:
 
 
 _PLAIN = _plain()
+
+
+def test_few_long_rows_are_held_at_a_time(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Rows are read ahead only as far as they are short, and one that is endless is refused."""
+    taken = 0
+
+    def rows(size: int) -> Iterator[Row]:
+        nonlocal taken
+        for taken in range(1, 1000):
+            yield Row({"text": "a" * size}, f"f:{taken}")
+
+    next(Encoder(tokenizer).examples(rows(CHARACTERS_AT_A_TIME // 4), "", Faults()))
+    assert taken == 5
+    next(Encoder(tokenizer).examples(rows(1), "", Faults()))
+    assert taken == ROWS_AT_A_TIME
+    faults = Faults("skip")
+    endless = [Row({"text": "a" * (MOST_CHARACTERS + 1)}, "f:1")]
+    assert not list(Encoder(tokenizer).examples(endless, "", faults))
+    assert "split the document" in faults.listed[0].reason

@@ -34,10 +34,10 @@ from nexus.tokenizers import real_vocabulary
 SpecialTokens = Literal["escape", "parse"]
 
 ROWS_AT_A_TIME = 512
-CHARACTERS_AT_A_TIME = 4 * 2**20
+CHARACTERS_AT_A_TIME = 2**20
 """Fewer rows if they are long: what is held at a time has a bound."""
 
-MOST_CHARACTERS = 16 * 2**20
+MOST_CHARACTERS = 8 * 2**20
 """Of one row."""
 
 

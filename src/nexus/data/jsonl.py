@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from nexus.data.faults import BadRow, Faults
 
-MAX_LINE_BYTES = 16 * 2**20
+MAX_LINE_BYTES = 8 * 2**20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'

@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test check lint format types arrows unit torture docs clean
+.PHONY: help quickstart test check lint format types arrows unit torture mutants docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -45,6 +45,10 @@ unit: $(VENV)/.installed-dev  ## the tests alone
 torture: $(VENV)/.installed-dev  ## kill, stop, starve and damage runs: each must resume (minutes)
 	PYTHONPATH=tests $(BIN)/python -m torture $(if $(POINTS),--points $(POINTS)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(OUTPUT),--output $(OUTPUT))
+
+# ROWS="4 9" takes only those of docs/reference/silent-failures.md.
+mutants: $(VENV)/.installed-dev  ## put each known silent failure in and see its test fail (minutes)
+	$(BIN)/python tests/silent_failures.py $(ROWS)
 
 docs: $(VENV)/.installed-dev  ## write docs/reference again from the code
 	$(BIN)/python docs/generate_reference.py

@@ -47,6 +47,9 @@ def with_chats(recipe: Recipe) -> Recipe:
 
 
 def test_another_template_is_told_and_with_conversations_refused(folder: Path) -> None:
+    """To see it fail: in compatibility.py, `if difference and kept and has_chats(rows, folder):`
+    → `if False:`.
+    """
     notices = strangers(recipe(), folder)
     assert len(notices) == 1
     assert "chat templates of teacher and student differ" in notices[0]
@@ -72,7 +75,10 @@ def test_code_that_runs_is_named_with_its_hash(folder: Path) -> None:
 
 
 def test_padding_with_probability_is_told_of_the_student_and_refused_of_the_teacher() -> None:
-    """Three head rows beyond the 256 letters; a bias decides what they get."""
+    """Three head rows beyond the 256 letters; a bias decides what they get.
+
+    To see it fail: in compatibility.py, drop `check_teacher_padding(mass)`.
+    """
     batch = from_padded(torch.arange(16)[None])
     using, ignoring = (WORKSPACE["make_model"](layers=1, seed=0) for _ in range(2))
     ignoring.lm_head.bias = torch.nn.Parameter(torch.zeros(259).index_fill(0, LAST, -30.0))

@@ -67,7 +67,11 @@ def test_a_tokenizer_is_itself() -> None:
 
 
 def test_permuted_ids_of_the_same_size_are_found() -> None:
-    """Same size, same tokens, same merges: only the map tells them apart."""
+    """Same size, same tokens, same merges: only the map tells them apart.
+
+    To see it fail: in tokenizers.py, `_compare_maps(teacher.get_vocab(), student.get_vocab())` →
+    `len(teacher.get_vocab()) == len(student.get_vocab())`.
+    """
     a, b = LETTERS.index("q") + 2, LETTERS.index("Z") + 2
     with pytest.raises(UsageError, match=rf"token 'Z' is {b} in the teacher's and {a} in the stu"):
         compare_tokenizers(tokenizer(), tokenizer(swap=(a, b)))
@@ -84,6 +88,7 @@ def test_an_added_token_is_found(owner: str) -> None:
 
 @pytest.mark.parametrize("change", [with_lowercase, with_digits_apart, with_prefix_space, with_bos])
 def test_same_map_other_behaviour_is_found(change: Callable[[Tokenizer], None]) -> None:
+    """To see it fail: in tokenizers.py, drop `_compare_probes(teacher, student)`."""
     ours = tokenizer(change)
     assert ours.get_vocab() == tokenizer().get_vocab()
     with pytest.raises(UsageError, match=r"encodes '.*' as \[.*\], the student's as \["):

@@ -58,6 +58,9 @@ def test_text_is_all_targets_and_ends(tokenizer: PreTrainedTokenizerFast) -> Non
 
 
 def test_prompt_is_no_target(tokenizer: PreTrainedTokenizerFast) -> None:
+    """To see it fail: in data/chat.py, `is_target=parts != NOT_A_TARGET,` → `is_target=parts >=
+    NOT_A_TARGET,`.
+    """
     example = _encode(tokenizer, {"prompt": "2+2=", "completion": "4"})
     assert example.is_target.tolist() == [False] * 4 + [True, True]
     assert _targets(tokenizer, example) == "4<|im_end|>"
@@ -165,6 +168,9 @@ def test_rendered_data_are_parsed_when_asked(tokenizer: PreTrainedTokenizerFast)
 
 
 def test_bos_is_added_once(make_tokenizer: Any) -> None:
+    """To see it fail: in data/cutting.py, `cut = Cut(cut.ids[1:], cut.parts[1:]) if twice else
+    cut` → `cut = cut if twice else cut`.
+    """
     tokenizer = make_tokenizer(adds_bos=True)
     bos = tokenizer.bos_token_id
     example = _encode(tokenizer, {"text": "ab"})

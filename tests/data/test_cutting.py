@@ -46,6 +46,9 @@ def test_parts_are_those_of_the_spans(tokenizer: PreTrainedTokenizerFast) -> Non
 
 
 def test_a_token_over_a_boundary_is_cut_there(make_tokenizer: Any) -> None:
+    """To see it fail: in data/cutting.py, `if whole is None or _straddles(whole.ranges,
+    text.spans):` → `if whole is None:`.
+    """
     tokenizer = make_tokenizer(merges=[("a", "b")])
     assert len(_cut(tokenizer, CHAT, Rendered("ab", ())).ids) == 1
     assert len(_cut(tokenizer, CHAT, Rendered("ab", (Span(1, 2, ANSWER),))).ids) == 2

@@ -79,6 +79,9 @@ def full_rows(draw: st.DrawFn) -> list[list[Example]]:
 
 
 def test_collate_by_hand() -> None:
+    """To see it fail: in data/loader.py, `example.is_target[1:], example.ids[1:], IGNORED` →
+    `example.is_target[:-1], example.ids[:-1], IGNORED`.
+    """
     rationale = _example([5, 6, 7], [False, True, True], "math", RATIONALE)
     text = _example([1, 2], [True, True], "web")
     batch = collate([[rationale, text], []], 7, pad_id=9, task_names=("web", "math"))
@@ -103,6 +106,10 @@ def test_a_part_is_that_of_the_target() -> None:
 
 @given(rows=full_rows())
 def test_nothing_leaks_and_nothing_is_lost(rows: list[list[Example]]) -> None:
+    """To see it fail: in data/loader.py, `example.is_target[1:], example.ids[1:], IGNORED` →
+    `example.is_target[1:] & (np.arange(1, len(example)) >= len(rows) - row), example.ids[1:],
+    IGNORED`.
+    """
     batch = collate(rows, LENGTH, 9, ("a", "b"))
     assert _pairs(batch) == _by_hand([example for row in rows for example in row])
     for row, examples in enumerate(rows):

@@ -64,6 +64,7 @@ def test_pieces_of_texts_need_no_end(loaded: Callable[..., Any]) -> None:
 
 
 def test_a_template_without_an_end_of_turn_is_refused(loaded: Callable[..., Any]) -> None:
+    """To see it fail: in data/trainable.py, `if endless and not ended:` → `if False:`."""
     template = (
         "{% for m in messages %}{{ m.role[0] + ':' + m.content + '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'a:' }}{% endif %}"
@@ -86,7 +87,10 @@ def _example(targets: list[bool], place: str) -> Example:
 
 
 def test_rows_without_a_target_are_named(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Break the first `if` of `refuse_untrainable` to let a row pass that teaches nothing."""
+    """Break the first `if` of `refuse_untrainable` to let a row pass that teaches nothing.
+
+    To see it fail: in data/trainable.py, `if empty:` → `if False:`.
+    """
     examples = Examples()
     for number, targets in enumerate(([True] * 4, [False] * 4, [True, False, False, False])):
         examples.append(_example(targets, f"f:{number}"))

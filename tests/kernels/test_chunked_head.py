@@ -154,6 +154,9 @@ class TestGradients:
             assert grad[:V].abs().min() > 0
 
     def test_what_rows_of_padding_hold_does_not_matter(self) -> None:
+        """To see it fail: in kernels/chunked_head.py, `self.vocabulary = of.head.vocabulary` →
+        `self.rows, self.vocabulary = of.head.weight.to(dtype), len(of.head.weight)`.
+        """
         student = a_student(a_head(bias=True, padding=6))
         at, teacher = targets(), a_teacher("headed")
         losses, weights = losses_of("task", "forward_kl"), torch.ones(2)

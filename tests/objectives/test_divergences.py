@@ -63,6 +63,9 @@ def test_every_divergence_has_a_reference(rows: list[Any]) -> None:
 
 class TestTable:
     def test_value_is_the_formula(self, row: Any) -> None:
+        """To see it fail: in objectives/divergences.py, `return (log_p.exp() * (log_p -
+        log_q)).sum(-1)` → `return (log_p.exp() * (log_p - log_q)).mean(-1)`.
+        """
         teacher, student, targets = logits()
         expected = reference(row, teacher, student, targets, student)
         value = evaluate(row, teacher, student, targets)

@@ -43,6 +43,9 @@ def gradient(output: Output | Task, teacher: Tensor, student: Tensor, at: Target
 class TestTemperature:
     @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
     def test_softens_both_and_multiplies_by_its_square(self, row: Any, temperature: float) -> None:
+        """To see it fail: in objectives/output.py, `value * self.temperature**2 if` → `value *
+        self.temperature**4 if`.
+        """
         teacher, student = logits()
         at = targets()
         p, q = ((x / temperature).softmax(-1).numpy() for x in (teacher, student))
@@ -78,6 +81,7 @@ class TestTemperature:
         torch.testing.assert_close(expected, limit, rtol=0.01, atol=1e-4)
 
     def test_the_gradient_keeps_its_size_only_with_the_square(self) -> None:
+        """To see it fail: in objectives/output.py, `value * self.temperature**2 if` → `value if`."""
         teacher, student = logits(scale=0.1)
         sizes = {
             square: [
@@ -182,6 +186,7 @@ class TestPrecision:
         assert value.min() >= -1e-6
 
     def test_impossible_tokens_give_numbers(self, row: Any) -> None:
+        """To see it fail: in objectives/output.py, `FLOOR = -1.0e6` → `FLOOR = -float("inf")`."""
         if row.divergence in ("alpha_beta", "logit_mse"):
             pytest.skip("infinite by definition")
         teacher, student = logits()

@@ -62,7 +62,10 @@ def error(found: Tensor | None, right: Tensor) -> float:
 def test_the_gradient_is_right_to_two_in_a_thousand_however_near_the_student(
     name: str, temperature: float, share: float
 ) -> None:
-    """Break it: let `Scores.log_probs` in signals.py return its result `.bfloat16()`."""
+    """To see it fail: in signals.py, `return self.logits / temperature -
+    self.normalizer(temperature).unsqueeze(-1)` → `return (self.logits / temperature -
+    self.normalizer(temperature).unsqueeze(-1)).bfloat16()`.
+    """
     output, at = Output(**KLS[name], temperature=temperature), targets()
     teacher, student = logits(share)
     leaf = student.float().requires_grad_()
@@ -77,7 +80,7 @@ def test_the_gradient_is_right_to_two_in_a_thousand_however_near_the_student(
 def test_so_is_that_of_the_chunked_head(temperature: float, share: float) -> None:
     """Through a head that is the identity, so that bf16 products are the bf16 logits themselves.
 
-    Break it: let `Finish.__call__` in signals.py keep the products' type instead of `.float()`.
+    To see it fail: in signals.py, `logits = products.float()` → `logits = products`.
     """
     output, at = Output(temperature=temperature), targets()
     teacher, student = logits(share)

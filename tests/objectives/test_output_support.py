@@ -97,6 +97,7 @@ class TestTail:
 
     @pytest.mark.parametrize("k", [1, 4, V - 1])
     def test_what_the_bucket_misses_is_the_divergence_within_it(self, k: int) -> None:
+        """To see it fail: in objectives/output.py, `if teacher.rest is not None:` → `if False:`."""
         teacher, student = logits()
         support = top(teacher, k)
         outside = torch.ones(N, V, dtype=torch.bool).scatter(-1, support.ids, False)

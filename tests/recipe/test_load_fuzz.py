@@ -2,7 +2,8 @@
 
 What is generated: values of all kinds in all places (huge, negative, not a number, other scripts,
 deep nests, lists for mappings), text that YAML has a meaning for (anchors, tags, merges, several
-documents), and overrides of all forms. Break it: let `_shown` in spec.py return `repr(value)`.
+documents), and overrides of all forms. To see it fail, let
+`shown` in spec.py return `repr(value)`, or `read` in read.py catch nothing but YAMLError.
 """
 
 from __future__ import annotations

@@ -152,6 +152,9 @@ def test_layers_are_numbered_anew(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "llama tied", "gpt2"])
 def test_tied_stays_tied_and_nothing_is_shared_with_the_teacher(family: str) -> None:
+    """To see it fail: in students/layers.py, `student.tie_weights()` → `student.lm_head.weight =
+    torch.nn.Parameter(student.lm_head.weight.detach().clone())`.
+    """
     teacher = tiny(family)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     student = keep_layers(teacher, (0, 5))

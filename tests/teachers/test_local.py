@@ -45,6 +45,9 @@ def logits(teacher: LocalTeacher, batch: Batch) -> torch.Tensor:
 
 
 def test_it_says_what_its_model_says_at_each_target(batch: Batch) -> None:
+    """To see it fail: in teachers/local.py, `self._trunk.hidden(batch)[batch.is_target]` →
+    `self._trunk.hidden(batch).roll(1, 1)[batch.is_target]`.
+    """
     model = gpt2()
     ours = logits(LocalTeacher(model), batch)
     whole = model(batch.input_ids).logits
@@ -71,6 +74,7 @@ def test_its_states_can_be_used_in_a_students_backward(batch: Batch) -> None:
 
 
 def test_it_stays_in_eval_mode_whatever_others_do(batch: Batch) -> None:
+    """To see it fail: in teachers/local.py, drop `self.model.eval()`."""
     teacher = LocalTeacher(gpt2())
     first = logits(teacher, batch)
     teacher.model.train()

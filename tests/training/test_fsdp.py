@@ -56,6 +56,9 @@ def test_a_sharded_teacher_says_the_same(scene: SimpleNamespace) -> None:
 
 
 def test_what_is_held_in_full_is_named(scene: SimpleNamespace) -> None:
+    """To see it fail: in training/fsdp.py, `if not isinstance(parameter, DTensor):` → `if
+    False:`.
+    """
     with pytest.raises(NexusError, match=r"'model\.embed_tokens\.weight' .* train\.parallel"):
         require_sharded(scene.make_model())
 

@@ -417,6 +417,9 @@ def test_a_sound_answer_has_a_finite_largest_value() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("value", BAD, ids=str)
 def test_one_bad_value_anywhere_shows(value: float, dtype: torch.dtype) -> None:
+    """To see it fail: in training/guard.py, `torch.linalg.vector_norm(values, ord=torch.inf)` →
+    `torch.linalg.vector_norm(values.nan_to_num(), ord=torch.inf)`.
+    """
     for place in range(4):
         spoilt = HIDDEN.to(dtype).clone()
         spoilt.view(-1)[place] = value

@@ -133,7 +133,11 @@ def test_killed_between_checkpoints_loses_only_the_steps_since(
 def test_dropout_is_on_and_its_noise_is_part_of_the_state(
     scene: SimpleNamespace, distilled: Callable[..., Any]
 ) -> None:
-    """Else the tests above would not notice a lost random state."""
+    """Else the tests above would not notice a lost random state.
+
+    To see it fail: in training/loop.py, `parallel.wrap(module.train())` →
+    `parallel.wrap(module.eval())`.
+    """
     one, _ = distilled("one")
     with pytest.raises(Interrupted):
         distilled("two", stopping=scene.stop_after(3))

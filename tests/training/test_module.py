@@ -29,6 +29,9 @@ def alone(documents: list[Any]) -> list[list[Any]]:
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_accumulation_does_not_change_the_gradient(scene: SimpleNamespace, micro: int) -> None:
+    """To see it fail: in training/loop.py, `parallel.world / tokens` → `parallel.world /
+    batch.target_count.clamp_min(1) / len(group)`.
+    """
     rows = alone(scene.make_documents(LENGTHS))
     whole = scene.step_gradient(scene.in_rows(rows))
     parts = scene.in_rows(rows, micro=micro)
@@ -42,6 +45,9 @@ def test_accumulation_does_not_change_the_gradient(scene: SimpleNamespace, micro
 def test_the_amount_of_padding_does_not_change_the_gradient(
     scene: SimpleNamespace, length: int, packed: bool
 ) -> None:
+    """To see it fail: in data/loader.py, `targets = np.full(shape, IGNORED, dtype=np.int64)` →
+    `targets = np.full(shape, pad_id, dtype=np.int64)`.
+    """
     rows = alone(scene.make_documents(LENGTHS))
     tight = scene.step_gradient(scene.in_rows(rows), packed=packed)
     loose = scene.step_gradient(scene.in_rows(rows, length), packed=packed)
@@ -110,7 +116,11 @@ def test_the_gradient_is_that_of_the_mean_of_a_plain_loss(scene: SimpleNamespace
 
 
 def test_packed_rows_do_not_leak(scene: SimpleNamespace) -> None:
-    """What stands in one document leaves the losses of another bit for bit alone."""
+    """What stands in one document leaves the losses of another bit for bit alone.
+
+    To see it fail: in data/loader.py, `positions[row, start:stop] = np.arange(len(example))` →
+    `positions[row, start:stop] = np.arange(start, stop)`.
+    """
     first, second, changed = scene.make_documents([10, 12]) + scene.make_documents([10], seed=9)
     (batch,), (other,) = scene.in_rows([[first, second]]), scene.in_rows([[changed, second]])
     inside = batch.documents == 1
@@ -131,6 +141,9 @@ TERMS = [
 
 @pytest.mark.parametrize("left_out", TERMS, ids=lambda term: term.label)
 def test_every_term_changes_the_gradient(scene: SimpleNamespace, left_out: Any) -> None:
+    """To see it fail: in training/module.py, `for objective, weight in pairs if weight != 0]` →
+    `for objective, weight in pairs if weight == 0.4]`.
+    """
     group = scene.in_rows(alone(scene.make_documents(LENGTHS[:3])))
     with_all = scene.step_gradient(group, objectives=TERMS)
     without = scene.step_gradient(group, objectives=[t for t in TERMS if t is not left_out])

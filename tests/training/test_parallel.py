@@ -82,7 +82,11 @@ def script() -> SimpleNamespace:
 def test_unequal_ranks_have_the_gradient_of_one_process(
     scene: SimpleNamespace, told: list[dict[str, Tensor]], kind: str, ranks: tuple[int, int]
 ) -> None:
-    """Also where one of them has no target at all."""
+    """Also where one of them has no target at all.
+
+    To see it fail: in training/loop.py, `return parallel.total(own).clamp_min(1)` → `return
+    own.clamp_min(1)`.
+    """
     groups = [script().own_rows(rank) for rank in ranks]
     counts = [sum(int(batch.target_count) for batch in group) for group in groups]
     assert counts[0] > 2 * counts[1] and (counts[1] == 0) == ("silent" in kind)

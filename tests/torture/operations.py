@@ -42,6 +42,10 @@ class Operation:
     """From 1."""
     call: str
     path: str
+    target: str = ""
+    """Of a renaming: the new path."""
+    size: int = 0
+    """Of a flush: the bytes that are on disk from then on."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class Watch:
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             path = _where(args[0], kwargs.get("dir_fd", kwargs.get("src_dir_fd")))
-            return self.act(call, path, lambda: original(*args, **kwargs))
+            target = _where(args[1]) if name in ("rename", "replace") else ""
+            return self.act(call, path, lambda: original(*args, **kwargs), target=target)
 
         setattr(module, name, counted)
 
@@ -187,11 +192,14 @@ class Watch:
         work: Callable[[], Any],
         half: Callable[[], Any] | None = None,
         fails: Callable[[How], Exception] | None = None,
+        target: str = "",
     ) -> Any:
         """Do `work`, counted if its path is beneath the folder, unless this is the moment."""
         if not self.beneath(path):
             return work()
-        operation = Operation(next(self._numbers), call, path[len(self._folder) + 1 :])
+        inside = len(self._folder) + 1
+        size = os.path.getsize(path) if call == "fsync" and os.path.isfile(path) else 0
+        operation = Operation(next(self._numbers), call, path[inside:], target[inside:], size)
         self.seen.append(operation)
         fault = self._fault
         if fault is None:

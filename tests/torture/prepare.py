@@ -47,18 +47,17 @@ def _warm(bench: Bench) -> None:
 
 
 def _undisturbed(bench: Bench) -> None:
-    """Three times, the first with its operations noted. They must agree, else nothing can."""
+    """Twice, the first time with its operations noted. They must agree, else nothing can."""
     note, outcomes = bench.root / "operations.json", []
-    for number in range(3):
+    for number in range(2):
         trial = Trial(bench, "undisturbed", number)
         ended = trial.command(note=None if number else note).end()
         if ended.code != 0:
             raise SystemExit(f"an undisturbed run fails: {described(ended)}")
         bench.seconds = ended.seconds
         outcomes.append(outcome(trial.run))
-    for other in outcomes[1:]:
-        if different := differences(outcomes[0], other):
-            raise SystemExit("undisturbed runs differ:\n" + "\n".join(different[:8]))
+    if different := differences(*outcomes):
+        raise SystemExit("undisturbed runs differ:\n" + "\n".join(different[:8]))
     bench.reference, bench.operations = outcomes[0], noted(note)
 
 

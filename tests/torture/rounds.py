@@ -21,14 +21,14 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from torture import clock, damage, disk, kills, ranks, stops
+from torture import clock, damage, disk, kills, power, ranks, stops
 from torture.prepare import prepare
 from torture.table import Table
 from torture.trials import Bench, Kind, Result, Trial
 
 ROUND = 40
 KINDS: tuple[Kind, ...] = tuple(
-    kind for module in (kills, ranks, stops, disk, damage, clock) for kind in module.KINDS
+    kind for module in (kills, power, ranks, stops, disk, damage, clock) for kind in module.KINDS
 )
 
 

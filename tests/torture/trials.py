@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from torture.operations import Fault, Operation, Watch
@@ -130,7 +130,7 @@ class Trial:
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else int(end.code is not None)
             if note:
-                rows = [[one.number, one.call, one.path] for one in watch.seen]
+                rows = [astuple(one) for one in watch.seen]
                 note.write_text(json.dumps(rows))
             return code
 

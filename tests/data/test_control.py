@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
@@ -56,26 +56,42 @@ _fragments = st.sampled_from(
 )
 
 
-@given(
-    before=st.lists(_fragments, max_size=3).map("".join),
-    inside=st.lists(_fragments, max_size=4).map("".join),
-    after=st.lists(_fragments, max_size=3).map("".join),
-)
+_words = st.lists(_fragments, max_size=3).map("".join)
+
+
+@st.composite
+def _seams(draw: st.DrawFn) -> tuple[str, str, str]:
+    """A text and what stands before and behind it, with a token over one of the seams, or both."""
+    before, inside, after = draw(_words), draw(_words), draw(_words)
+    token = draw(st.sampled_from(["<|im_end|>", "<|im_start|>", "<s>", "<think>"]))
+    first, second = sorted(draw(st.integers(0, len(token))) for _ in range(2))
+    match draw(st.sampled_from(["left", "right", "both", "none"])):
+        case "left":
+            return before + token[:first], token[first:] + inside, after
+        case "right":
+            return before, inside + token[:first], token[first:] + after
+        case "both":
+            return before + token[:first], token[first:second], token[second:] + after
+    return before, inside, after
+
+
+@settings(max_examples=300)
+@given(seams=_seams())
 def test_every_token_that_a_row_has_a_part_in_is_found_and_no_other(
-    before: str, inside: str, after: str, make_tokenizer: Any
+    control: ControlTokens, seams: tuple[str, str, str]
 ) -> None:
     """What a template writes around a text, whatever it is, cannot make a control token of it.
 
-    Break the line of `_marked` that looks at the ends of a text, or at its middle, to see it fail.
+    Break the line of `_marked` that looks at one of the ends of a text, or at its middle.
     """
-    control = ControlTokens(make_tokenizer("{# <think> #}", words=["<think>"]))
+    before, inside, after = seams
     text, marks = _unmarked(before + _message(control, inside) + after)
     assert text == before + inside + after
     forged = set(control.forged(text, marks))
     start, stop = len(before), len(before) + len(inside)
     for match in control.all.finditer(text):
-        touches = match.start() < stop and match.end() > start
-        assert (match.span() in forged) == touches
+        touches = inside and match.start() < stop and match.end() > start
+        assert (match.span() in forged) == bool(touches)
 
 
 @pytest.mark.parametrize("role", sorted(ROLES))

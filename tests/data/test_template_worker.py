@@ -5,7 +5,7 @@ import tempfile
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nexus.data.template_worker import receive, send
@@ -17,6 +17,7 @@ _json = st.recursive(
 )
 
 
+@settings(max_examples=20)
 @given(values=st.lists(st.lists(_json, min_size=1), max_size=4))
 def test_what_is_sent_is_received(values: list[Any]) -> None:
     with tempfile.TemporaryFile() as pipe:

@@ -367,3 +367,26 @@ def test_a_process_that_is_about_to_say_who_it_is_is_waited_for(tmp_path: Path) 
     with pytest.raises(Busy, match=f"process {os.getpid()} "):
         acquire(tmp_path / "run")
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("other", ["train.jsonl", "student", "checkpoints"])
+def test_a_folder_with_a_recipe_and_other_things_is_no_run(tmp_path: Path, other: str) -> None:
+    """`output: .` beside somebody's recipe.yaml would write over it, and --fresh rename the folder.
+
+    Take `_RECORDS` out of `refuse_foreign` to see it fail.
+    """
+    (tmp_path / "recipe.yaml").write_text("output: .")
+    with acquire(tmp_path):
+        pass  # as a run that has just begun
+    (tmp_path / other).mkdir()
+    with pytest.raises(UsageError, match="holds no run"):
+        acquire(tmp_path)
+    (tmp_path / "metrics.jsonl").touch()
+    with acquire(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("place", ["/", "/usr", "/etc/hostname"])
+def test_places_of_the_system_are_no_runs(place: str) -> None:
+    with pytest.raises(UsageError, match="'output' is"):
+        acquire(Path(place))

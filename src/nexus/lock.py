@@ -34,6 +34,10 @@ PATIENCE_SECONDS = 0.8
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 _UNKNOWN_TO_THE_FILE_SYSTEM = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+_BEGINNINGS = {FILE_NAME, "recipe.yaml", "rejected.jsonl"}
+"""What a run has written before it knows what it is made of."""
+_RECORDS = {"environment.json", "metrics.jsonl", "evaluation.json", "report.html"}
+"""What only runs write."""
 _ASIDE = re.compile(r"\.(tmp|del)-")
 
 
@@ -175,9 +179,9 @@ def refuse_foreign(run: Path) -> None:
     if not run.is_dir():
         raise UsageError(f"'output' is {run}, which is a file. Choose another directory")
     names = {path.name for path in run.iterdir()}
-    if "recipe.yaml" not in names and not all(
-        name == FILE_NAME or _ASIDE.match(name) for name in names
-    ):
+    others = {name for name in names - _BEGINNINGS if not _ASIDE.match(name)}
+    # A folder with somebody's recipe.yaml in it is no run: `output: .` would take it over.
+    if others and not ("recipe.yaml" in names and names & _RECORDS):
         raise UsageError(
             f"'output' is {run}, which is not empty and holds no run. Choose another directory"
         )

@@ -173,3 +173,10 @@ def test_whatever_stands_in_a_section_it_is_read_or_refused_by_name(
         Recipe.parse(values)
     except UsageError as error:
         assert section in str(error)
+
+
+@pytest.mark.parametrize("output", ["", " ", "~", "~/runs", "~me", "a\nb", "a\x1b[2J", "a\u202eb"])
+def test_an_output_that_names_no_directory_is_refused(output: str) -> None:
+    values = {"output": output, "teacher": {"kind": "local", "model": "t"}}
+    with pytest.raises(UsageError, match="'output' is .*it names no directory"):
+        Recipe.parse(values)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -60,4 +61,11 @@ def test_another_directory_is_refused_with_the_reason(tmp_path: Path, exists: bo
 def test_a_damaged_file_is_named(run: Path, name: str, text: str) -> None:
     (run / name).write_text(text)
     with pytest.raises(UsageError, match=name):
+        read_run(run)
+
+
+def test_what_is_no_file_is_not_waited_for(run: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    os.mkfifo(run / "metrics.jsonl")
+    with pytest.raises(UsageError, match=r"metrics\.jsonl is no file"):
         read_run(run)

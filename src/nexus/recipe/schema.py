@@ -79,6 +79,13 @@ class Recipe(Spec):
             )
         return values
 
+    @field_validator("output")
+    @classmethod
+    def _is_a_place(cls, output: str) -> str:
+        if not output.strip() or output.startswith("~") or not output.isprintable():
+            raise ValueError("it names no directory: write it out, relative to the recipe's folder")
+        return output
+
     @model_validator(mode="after")
     def _has_stages(self) -> Self:
         single = self.objectives is not None and self.train is not None

@@ -47,6 +47,9 @@ def read_run(run: Path) -> RunFiles:
             f"{run} is not a run directory: it {what}. "
             "Give the directory that a recipe names as its `output`."
         )
+    for name in ("metrics.jsonl", "environment.json", "evaluation.json"):
+        if (run / name).exists() and not (run / name).is_file():
+            raise UsageError(f"{run / name} is no file. Put it out of the way, or run again.")
     recipe_text = recipe_file.read_text(encoding="utf-8")
     steps, unreadable = _steps(run / "metrics.jsonl")
     return RunFiles(

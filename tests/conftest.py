@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -49,3 +50,28 @@ def _own_home(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
     torch.manual_seed(0)
+
+
+Nexus = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def nexus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Nexus]:
+    """The command in this process: its exit code, and what it prints on both channels."""
+    from nexus import cli
+    from nexus.launch import MARK
+    from nexus.stopping import PROCESS
+
+    monkeypatch.setenv(MARK, "as the system has them")  # not to start the tests again
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nexus", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    yield call
+    PROCESS.deafen()

@@ -3,6 +3,7 @@
 It is made from whatever a run directory holds: `recipe.yaml` (required), `metrics.jsonl`,
 `evaluation.json` (see `nexus.results`) and `environment.json`. Of the last, `data` (the facts of
 each source and their total) and `notices` (a list of sentences) have sections of their own;
+`changes` are among the notices;
 everything else is listed under its dotted name.
 """
 

@@ -29,9 +29,10 @@ def noticed(trial: Trial) -> Result:
     try:
         durable.verify(checkpoint)
     except durable.Damaged:
-        return Result(trial.kind, trial.number, struck=True)
+        return Result(trial.kind, trial.number, True, resumed=None, identical=None)
     if file.name == durable.MANIFEST and file.exists() and _same_json(before, file.read_bytes()):
-        return Result(trial.kind, trial.number, struck=False)  # white space, which says nothing
+        # White space, which says nothing.
+        return Result(trial.kind, trial.number, False, resumed=None, identical=None)
     return trial.failed(f"{what}, and nobody noticed")
 
 
@@ -48,7 +49,7 @@ def resumed(trial: Trial) -> Result:
         what.append(_damaged(trial.random.choice(files), trial.random))
     ended = trial.command().end()
     if ended.code in (1, 2) and "Traceback" not in ended.said:
-        return Result(trial.kind, trial.number, struck=True)
+        return Result(trial.kind, trial.number, True, resumed=None, identical=None)
     if ended.code != 0:
         return trial.failed(f"{'; '.join(what)}: {described(ended)}")
     different = differences(trial.bench.reference, outcome(trial.run))

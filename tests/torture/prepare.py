@@ -20,14 +20,15 @@ from torture.subject import distil, warm, write_workspace
 from torture.trials import Bench, Trial, described, noted
 
 
-def prepare(bench: Bench) -> None:
+def prepare(bench: Bench, *, two_processes: bool = True) -> None:
     """Make the workspace, import what a run imports, and do the undisturbed runs."""
     torch.set_num_threads(1)
     bench.recipe = write_workspace(bench.root / "workspace")
     _warm(bench)
     _undisturbed(bench)
     _interrupted(bench)
-    ranks.measure(bench)
+    if two_processes:
+        ranks.measure(bench)
     bench.missing |= _missing()
 
 

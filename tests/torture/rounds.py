@@ -23,6 +23,7 @@ from pathlib import Path
 
 from torture import clock, damage, disk, kills, power, ranks, stops
 from torture.prepare import prepare
+from torture.server import die_with_parent
 from torture.table import Table
 from torture.trials import Bench, Kind, Result, Trial
 
@@ -38,7 +39,7 @@ def main() -> int:
     _say(f"seed {options.seed}, {options.workers} at a time, in {root}")
     began = time.monotonic()
     bench, table = Bench(root, options.seed, options.keep), Table(KINDS)
-    prepare(bench)
+    prepare(bench, two_processes=not options.only or any("ranks" in one for one in options.only))
     chosen = list(_chosen(bench, options))
     table.skipped = bench.missing
     table.failures += bench.failures
@@ -61,7 +62,7 @@ def _options() -> argparse.Namespace:
         prog="torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--points", type=int, help="about how many points; all if not given")
+    add("--points", type=int, help="about how many points; all, and all kinds, if not given")
     add("--seed", type=int, default=0)
     add("--only", action="append", metavar="KIND[:NUMBER]", help="; ".join(k.name for k in KINDS))
     add("--workers", type=int, default=min(2, os.cpu_count() or 1), help="trials at a time")
@@ -83,8 +84,8 @@ def _chosen(bench: Bench, options: argparse.Namespace) -> Iterator[tuple[Kind, i
         if named.get(kind.name):
             numbers = [int(named[kind.name])]
         elif options.points is not None:
-            wanted = kind.few * options.points / ROUND
-            wanted = round(wanted) if not named else options.points
+            wanted = max(min(kind.few, 1), round(kind.few * options.points / ROUND))
+            wanted = options.points if named else wanted
             chance = random.Random(f"{bench.seed}/{kind.name}")
             numbers = sorted(chance.sample(numbers, min(len(numbers), wanted)))
         yield from ((kind, number) for number in numbers)
@@ -101,8 +102,14 @@ def _tried(
         workers, multiprocessing.get_context("fork"), _begin, (bench, kinds)
     ) as pool:
         waiting = [pool.submit(_attempt, kind.name, number) for kind, number in chosen]
-        for done in as_completed(waiting):
-            yield done.result()
+        try:
+            for count, done in enumerate(as_completed(waiting), 1):
+                if count % 100 == 0:
+                    _say(f"{count} of {len(waiting)}")
+                yield done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 _BENCH: Bench
@@ -111,6 +118,7 @@ _KINDS: dict[str, Kind]
 
 def _begin(bench: Bench, kinds: dict[str, Kind]) -> None:
     global _BENCH, _KINDS
+    die_with_parent()
     _BENCH, _KINDS = bench, kinds
 
 

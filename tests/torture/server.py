@@ -77,11 +77,16 @@ class Child:
         return Ended(os.waitstatus_to_exitcode(status), seconds, said, hung)
 
 
+def die_with_parent() -> None:
+    """Be killed when the process that this one is a copy of ends, however it ends."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+
+
 def _live(work: Callable[[], int], said: Path, environment: Mapping[str, str]) -> None:
     """The child's whole life."""
     code = 1
     try:
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        die_with_parent()
         os.setpgid(0, 0)
         os.environ.update(environment)
         target = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -44,14 +44,17 @@ class Table:
         return "\n".join(lines)
 
     def _row(self, title: str, results: list[Result], seconds: float) -> tuple[str, ...]:
-        counts = (
-            len(results),
-            sum(result.struck for result in results),
-            sum(result.resumed for result in results),
-            sum(result.identical for result in results),
-        )
-        return title, *map(str, counts), f"{seconds:.0f}"
+        struck = sum(result.struck for result in results)
+        resumed = _share([result.resumed for result in results])
+        identical = _share([result.identical for result in results])
+        return title, str(len(results)), str(struck), resumed, identical, f"{seconds:.0f}"
+
+
+def _share(answers: list[bool | None]) -> str:
+    """How many of those that were asked say yes."""
+    asked = [answer for answer in answers if answer is not None]
+    return f"{sum(asked)} of {len(asked)}" if asked else "–"
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    return f"| {cells[0]:<52} | " + " | ".join(f"{cell:>9}" for cell in cells[1:]) + " |"
+    return f"| {cells[0]:<58} | " + " | ".join(f"{cell:>12}" for cell in cells[1:]) + " |"

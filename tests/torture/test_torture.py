@@ -27,7 +27,9 @@ def test_a_run_comes_through_whatever_is_done_to_it() -> None:
         timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    total = re.search(r"^\| all +\| +(\d+) \| +(\d+) \| +(\d+) \| +(\d+) \|", done.stdout, re.M)
+    total = re.search(r"^\| all .*", done.stdout, re.M)
     assert total is not None, done.stdout
-    points, _, resumed, identical = map(int, total.groups())
-    assert points == resumed == identical >= 40
+    numbers = list(map(int, re.findall(r"\d+", total[0])))
+    points, struck, resumed, to_resume, identical, to_be_identical, _ = numbers
+    assert points >= 80 and struck >= 70
+    assert resumed == to_resume == identical == to_be_identical >= 36

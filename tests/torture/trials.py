@@ -24,12 +24,9 @@ class Result:
     struck: bool
     """Whether the fault came while the run was under way, not after its end."""
     problem: str = ""
-    resumed: bool = True
-    identical: bool = True
-
-    @property
-    def good(self) -> bool:
-        return not self.problem
+    resumed: bool | None = True
+    """Whether the same command went on to the end; None where it was not given."""
+    identical: bool | None = True
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from nexus import durable
 from nexus.disk import DiskFault, DiskFull
@@ -283,3 +285,13 @@ def _whole_lines(log: str) -> list[str]:
         else:
             lines.append(rest.strip())
     return lines
+
+
+def test_others_may_read_what_the_mask_of_the_user_lets_them_read(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with durable.directory(tmp_path / "x") as aside:
+            save_file({"a": torch.zeros(1)}, aside / "a.safetensors")  # writes it as 0600
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "x").iterdir()} == {0o640}

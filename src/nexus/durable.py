@@ -79,6 +79,7 @@ def directory(final: Path, needed: int | None = None) -> Iterator[Path]:
         with writing(final, needed):
             aside.mkdir()
             yield aside
+            _permit(aside)
             write(aside / MANIFEST, _described(aside))
             if final.exists():
                 _doom(final)
@@ -88,6 +89,14 @@ def directory(final: Path, needed: int | None = None) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     shutil.rmtree(_doomed(final), ignore_errors=True)
+
+
+def _permit(folder: Path) -> None:
+    """Let be read what the user's mask lets be read: safetensors keeps its files to their owner."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def aside_of(final: Path) -> Path:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from nexus.errors import UsageError
+from nexus.redaction import redacted
 
 FILE_NAME = ".lock"
 PASSED_ON = "NEXUS_LOCK"
@@ -67,7 +68,7 @@ class Holder:
             pid=pid,
             boot=_boot(),
             started=_started(pid) or 0,
-            command=" ".join(sys.argv)[:200],
+            command=redacted(" ".join(sys.argv))[:200],
             since=time.strftime("%Y-%m-%d %H:%M:%S %z"),
         )
 

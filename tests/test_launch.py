@@ -77,4 +77,4 @@ def test_a_process_ends_with_its_parent() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"here\n"
         process.kill()
-        assert process.stdout.read() == b"", "the child holds the pipe open for as long as it lives"
+        process.communicate(timeout=30)  # the child holds the pipe open for as long as it lives

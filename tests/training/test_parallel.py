@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nexus.errors import Interrupted
+from nexus.errors import Interrupted, Lost
 from nexus.teachers.local import LocalTeacher
 from nexus.training.loop import Stage, train
 from nexus.training.parallel import Parallel, processes
@@ -191,6 +191,33 @@ def require_same(two: list[dict[str, Any]], one: list[dict[str, Any]], loss: flo
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("said", "is_loss"),
+    [
+        ("[/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer", True),
+        ("Timed out waiting 4000ms for recv operation to complete", True),
+        ("NCCL communicator was aborted on rank 1.", True),
+        ("The size of tensor a (3) must match the size of tensor b (4)", False),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", False),
+    ],
+)
+def test_a_bug_is_not_taken_for_another_process_that_died(
+    monkeypatch: pytest.MonkeyPatch, said: str, is_loss: bool
+) -> None:
+    """A bug would be the same again in the next job, and keeps its traceback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with pytest.raises(Lost if is_loss else RuntimeError) as caught, processes(5.0):
+        raise RuntimeError(said)
+    assert isinstance(caught.value, Lost) == is_loss
 
 
 def test_one_process_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

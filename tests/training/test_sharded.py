@@ -63,7 +63,8 @@ def test_a_look_at_the_losses_before_does_not_undo_what_was_read(
 ) -> None:
     """Weights that a forward pass put together are not what the next step is taken on.
 
-    To see it fail: in StageTensors.read, leave out `settle`.
+    To see it fail: in StageTensors.read, leave out `settle`, and in weights_of do not ask for the
+    `state_dict`, which settles too.
     """
     first, second = (make(scene, seed, spread=True) for seed in (0, 7))
     wanted = content(scene, first)

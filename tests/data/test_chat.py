@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from nexus.batch import ANSWER, RATIONALE
+from nexus.data import chat
 from nexus.data.chat import (
     CHARACTERS_AT_A_TIME,
     MOST_CHARACTERS,
@@ -285,3 +286,20 @@ def test_few_long_rows_are_held_at_a_time(tokenizer: PreTrainedTokenizerFast) ->
     endless = [Row({"text": "a" * (MOST_CHARACTERS + 1)}, "f:1")]
     assert not list(Encoder(tokenizer).examples(endless, "", faults))
     assert "split the document" in faults.listed[0].reason
+
+
+@pytest.mark.parametrize(("rows_at_a_time", "characters"), [(7, 2**20), (512, 10), (1, 1)])
+def test_no_row_is_lost_between_portions(
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    rows_at_a_time: int,
+    characters: int,
+) -> None:
+    """Break a `yield portion` in `_portions`, by leaving out its last row, to lose one."""
+    monkeypatch.setattr(chat, "ROWS_AT_A_TIME", rows_at_a_time)
+    monkeypatch.setattr(chat, "CHARACTERS_AT_A_TIME", characters)
+    rows = [Row({"text": "a" * (number % 12)}, f"f:{number}") for number in range(30)]
+    faults = Faults("skip")
+    places = [example.place for example in Encoder(tokenizer).examples(rows, "", faults)]
+    assert places == [f"f:{number}" for number in range(30) if number % 12]
+    assert [fault.place for fault in faults.listed] == ["f:0", "f:12", "f:24"]

@@ -46,3 +46,17 @@ def test_what_goes_in_comes_out(given_examples: list[Example]) -> None:
     for task in examples.task_names:
         numbers = [n for n, example in enumerate(given_examples) if example.task == task]
         assert examples.of_task(task).tolist() == numbers
+
+
+def test_the_digest_tells_documents_apart_by_where_they_end() -> None:
+    def digest(*lengths: int) -> bytes:
+        examples = Examples()
+        ids = iter(range(9))
+        for length in lengths:
+            array = np.fromiter(ids, np.int32, length)
+            flags = np.ones(length, dtype=bool)
+            parts = np.zeros(length, dtype=np.int8)
+            examples.append(Example(array, flags, parts, "", stable_key(array, ""), "f:1"))
+        return examples.digest
+
+    assert digest(1, 2) == digest(1, 2) != digest(2, 1)

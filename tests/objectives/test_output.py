@@ -81,7 +81,7 @@ class TestTemperature:
         torch.testing.assert_close(expected, limit, rtol=0.01, atol=1e-4)
 
     def test_the_gradient_keeps_its_size_only_with_the_square(self) -> None:
-        """To see it fail: in objectives/output.py, `value * self.temperature**2 if` → `value if`."""
+        """To see it fail: objectives/output.py, `value * self.temperature**2 if` → `value if`."""
         teacher, student = logits(scale=0.1)
         sizes = {
             square: [

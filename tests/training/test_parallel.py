@@ -207,12 +207,9 @@ def test_a_bug_is_not_taken_for_another_process_that_died(
     monkeypatch: pytest.MonkeyPatch, said: str, is_loss: bool
 ) -> None:
     """A bug would be the same again in the next job, and keeps its traceback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    for name, value in place.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    met = iter([(torch.distributed.HashStore(), 0, 2)])
+    monkeypatch.setattr("nexus.training.parallel.rendezvous", lambda *_, **__: met)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
     with pytest.raises(Lost if is_loss else RuntimeError) as caught, processes(5.0):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from nexus import launch
 
@@ -47,6 +48,38 @@ def test_what_is_set_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     words = launch.describe(settings)
     assert ("huge pages" in words) == ("THP_MEM_ALLOC_ENABLE" in settings)
     assert ("tcmalloc" in words) == ("LD_PRELOAD" in settings)
+    assert "fewer kernels kept" in words
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not torch.backends.mkldnn.is_available(),
+    reason="no such cache",
+)
+def test_memory_does_not_grow_with_the_shapes_that_were_met() -> None:
+    """Each number of rows has a kernel of its own. To see it fail: do not set the capacities."""
+    program = (
+        "import ctypes, torch\n"
+        "weight = torch.randn(512, 512, dtype=torch.bfloat16)\n"
+        "def held():\n"
+        "    return int(open('/proc/self/statm').read().split()[1])\n"
+        "def meet(first, last):\n"
+        "    for rows in range(first, last):\n"
+        "        torch.mm(torch.ones(rows, 512, dtype=torch.bfloat16), weight)\n"
+        "    ctypes.CDLL(None).malloc_trim(0)\n"
+        "    return held()\n"
+        "early = meet(1, 200)\n"
+        "print((meet(200, 700) - early) * 4096)\n"
+    )
+    grown = []
+    for settings in ({}, launch.memory_settings()):
+        kept = {name: value for name, value in settings.items() if "CACHE" in name}
+        environment = {**os.environ, **kept, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        grown.append(int(done.stdout))
+    if grown[0] < 20 << 20:
+        pytest.skip("on this processor no kernels are kept")
+    assert grown[1] < 0.3 * grown[0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is set elsewhere")

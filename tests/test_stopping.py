@@ -125,12 +125,14 @@ def test_a_signal_is_not_lost_between_two_programs(program: Program) -> None:
                 print("ready", flush=True)
                 time.sleep(1)
                 os.environ["again"] = "yes"
-                again = "from nexus.stopping import *; PROCESS.listen(); time.sleep(60)"
+                again = "import sys; from nexus.stopping import *; print('born', flush=True); "
+                again += "PROCESS.listen(); time.sleep(60)"
                 os.execve(sys.executable, [sys.executable, "-c", again], os.environ)
         """
     )
     started.send_signal(signal.SIGTERM)
-    assert started.wait(SOON) == 75
+    out, _ = started.communicate(timeout=SOON)
+    assert (started.returncode, out) == (75, "born\n")
 
 
 BUSY = """
@@ -149,10 +151,8 @@ def test_a_second_signal_ends_the_process_whatever_it_does(program: Program) -> 
         BUSY
         + """
     PROCESS.listen()
-    nested = "import os; os.fork() or print(os.getpid(), flush=True); os.read(0, 1)"
-    child = subprocess.Popen(
-        [sys.executable, "-c", nested], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    nested = "import os, time; os.fork() or print(os.getpid(), flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", nested], stdout=subprocess.PIPE)
     grandchild = int(child.stdout.readline())
     with PROCESS.gently():
         print("ready", flush=True)

@@ -2,7 +2,9 @@
 
 On a CPU, training is bound by first touches of memory: large blocks that are returned to the system
 and asked for again at every layer. Huge pages and an allocator that keeps its blocks make a step
-1.1 to 1.3 times faster (benchmarks/step.py). Neither changes a result.
+1.1 to 1.3 times faster (benchmarks/step.py). In bf16 PyTorch keeps a compiled kernel, with its
+working memory, for each shape it has met, a thousand by default: since the number of targets is
+another in each batch, memory would grow for hundreds of steps. None of this changes a result.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import signal
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
+
+KERNELS_KEPT = "128"
+"""Several times the shapes of a model's layers, which come back before they are forgotten."""
 
 MARK = "NEXUS_MEMORY"
 """Set in the restarted process; says which settings it runs with."""
@@ -40,6 +45,8 @@ def memory_settings() -> dict[str, str]:
     if platform.system() != "Linux" or "LD_PRELOAD" in os.environ:
         return {}
     settings = {"THP_MEM_ALLOC_ENABLE": "1"}  # PyTorch's own switch for huge pages
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        settings[cache] = KERNELS_KEPT
     tcmalloc = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
     if tcmalloc:
         settings["LD_PRELOAD"] = tcmalloc
@@ -70,4 +77,6 @@ def describe(settings: dict[str, str]) -> str:
         words.append("tcmalloc")
     if "MALLOC_MMAP_MAX_" in settings:
         words.append("freed memory kept")
+    if "LRU_CACHE_CAPACITY" in settings:
+        words.append("fewer kernels kept")
     return ", ".join(words)

@@ -102,6 +102,8 @@ class Stopping:
         """Take the signals of this process, those included that it was born with."""
         if self._before:
             return
+        # The thread inherits the mask, and takes no signal that the main thread holds back.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         threading.Thread(target=self._watch, args=(reader,), name="stopping", daemon=True).start()

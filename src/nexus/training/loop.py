@@ -103,7 +103,6 @@ def train(
                 step = _go_back(checkpoints, snapshot, log, guard)
             elif due and (step == settings.steps or not guard.bad_steps):
                 snapshot.step, snapshot.metrics_bytes = step, log.flush()
-                snapshot.extra = guard.state
                 checkpoints.save(snapshot)
             if stop and step < settings.steps:
                 done = f"stopped after step {step} of {settings.steps}"

@@ -83,7 +83,11 @@ def nexus(workspace: Path, *arguments: str, program: str | None = None) -> tuple
         "HOME": "home", "HF_HOME": "home/hf", "XDG_CACHE_HOME": "home/cache",
         "TRACKIO_DIR": "written/trackio",
     }  # fmt: skip
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    kept = {
+        name: os.environ[name]
+        for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
+        if name in os.environ
+    }
     environment = {
         **kept, **IN_ENVIRONMENT, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
         **{name: str(workspace / place) for name, place in places.items()},

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from torture.operations import TORN, Fault
-from torture.trials import Bench, Kind, Result, Trial, described
+from torture.operations import TORN, Fault, Operation
+from torture.trials import Kind, Result, Trial, described
 
 RANDOM = 300
 AGAIN = 0.25
@@ -13,8 +13,8 @@ AGAIN = 0.25
 
 
 def at_each_operation(trial: Trial) -> Result:
-    """Killed before operation k, and after it or, where bytes are written, in their middle."""
-    ended = trial.command(_fault(trial.number)).end()
+    """Killed before operation k, or in its middle where bytes are written."""
+    ended = trial.command(_faults(trial.bench.operations)[trial.number]).end()
     if ended.code != -signal.SIGKILL:
         return trial.failed(f"no such operation: {described(ended)}")
     return trial.conclude()
@@ -23,7 +23,7 @@ def at_each_operation(trial: Trial) -> Result:
 def in_a_recovery(trial: Trial) -> Result:
     """The same while a killed run goes on, whose newest checkpoint is damaged."""
     trial.begin(like=trial.bench.damaged)
-    ended = trial.command(_recovery_faults(trial.bench)[trial.number]).end()
+    ended = trial.command(_faults(trial.bench.recovery)[trial.number]).end()
     if ended.code != -signal.SIGKILL:
         return trial.failed(f"no such operation: {described(ended)}")
     return trial.conclude()
@@ -53,24 +53,21 @@ def _kill_somewhere(trial: Trial) -> bool:
     return False
 
 
-def _fault(number: int) -> Fault:
-    return Fault(at=number // 2 + 1, how="after" if number % 2 else "before")
-
-
-def _recovery_faults(bench: Bench) -> list[Fault]:
-    """Before each, and in the middle of each that has one: after one is before the next."""
-    faults = [Fault(one.number, "before") for one in bench.recovery]
-    return faults + [Fault(one.number, "after") for one in bench.recovery if one.call in TORN]
+def _faults(operations: list[Operation]) -> list[Fault]:
+    """All there are: after an operation is before the next one, but for the very last."""
+    faults = [Fault(one.number, "before") for one in operations]
+    faults += [Fault(one.number, "after") for one in operations if one.call in TORN]
+    return faults + [Fault(one.number, "after") for one in operations[-1:]]
 
 
 KINDS = (
     Kind(
         "operation", "SIGKILL at every file operation", 10,
-        lambda bench: 2 * len(bench.operations), at_each_operation,
+        lambda bench: len(_faults(bench.operations)), at_each_operation,
     ),
     Kind(
         "recovery", "SIGKILL at every operation of a recovery", 4,
-        lambda bench: len(_recovery_faults(bench)), in_a_recovery,
+        lambda bench: len(_faults(bench.recovery)), in_a_recovery,
     ),
     Kind("random", "SIGKILL at a random moment", 7, lambda bench: RANDOM, at_any_moment),
 )  # fmt: skip

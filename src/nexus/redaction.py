@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 from urllib.parse import quote
 
+from nexus.visible import visible
+
 _NAME = re.compile(
     r"TOKEN(?!IZ)|KEY(?!BOARD|MAP|RING)|SECRET|PASSW(OR)?D|PASSPHRASE|CREDENTIAL", re.IGNORECASE
 )
@@ -118,7 +120,7 @@ class _Redacting:
 def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(visible(redacted("".join(traceback.format_exception(kind, error, trace)))))
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:

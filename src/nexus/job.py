@@ -24,7 +24,7 @@ from nexus.supervise import FATAL
 def main(arguments: list[str]) -> int:
     """Run `nexus ARGUMENT…` in as many processes as the first argument says."""
     end_with_parent(signal.SIGTERM)
-    logging.getLogger("torch").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)
     processes, *rest = arguments
     torchrun: Any = run  # untyped
     options = torchrun.parse_args(

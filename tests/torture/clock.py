@@ -16,7 +16,7 @@ def moved_back(trial: Trial) -> Result:
     """Killed, the clock set back by two hours, and ages of files in no order at all."""
     for _ in range(8):
         child = trial.command()
-        finished = child.ended_within(trial.random.random() * trial.bench.seconds)
+        finished = child.ended_before(trial.random.random() * trial.bench.seconds)
         child.send(signal.SIGKILL)
         child.end()
         if not finished:

@@ -35,7 +35,7 @@ def at_any_moment(trial: Trial) -> Result:
         return trial.failed("ended before it was killed, eight times over")
     if trial.random.random() < AGAIN:
         child = trial.command()
-        child.ended_within(trial.random.random() * trial.bench.seconds)
+        child.ended_before(trial.random.random() * trial.bench.seconds)
         child.send(signal.SIGKILL)
         child.end()
     return trial.conclude()
@@ -44,7 +44,7 @@ def at_any_moment(trial: Trial) -> Result:
 def _kill_somewhere(trial: Trial) -> bool:
     for _ in range(8):
         child = trial.command()
-        finished = child.ended_within(trial.random.random() * trial.bench.seconds)
+        finished = child.ended_before(trial.random.random() * trial.bench.seconds)
         child.send(signal.SIGKILL)
         ended = child.end()
         if not finished and ended.code == -signal.SIGKILL:

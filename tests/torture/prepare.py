@@ -55,7 +55,7 @@ def _undisturbed(bench: Bench) -> None:
         ended = trial.command(note=None if number else note).end()
         if ended.code != 0:
             raise SystemExit(f"an undisturbed run fails: {described(ended)}")
-        bench.seconds = ended.seconds
+        bench.seconds = ended.computed
         outcomes.append(outcome(trial.run))
     if different := differences(*outcomes):
         raise SystemExit("undisturbed runs differ:\n" + "\n".join(different[:8]))

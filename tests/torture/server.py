@@ -12,11 +12,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 HELD = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
-"""Kept back until the child is itself: before that, they would hit the harness's own code."""
+"""Kept back until the child listens to them. Before, they are those of a Python that starts."""
+PATIENCE = 120.0
 
 _DIE_WITH_PARENT = 1
 
@@ -28,6 +30,8 @@ class Ended:
     code: int
     """Its exit code; negative, the signal that killed it."""
     seconds: float
+    computed: float
+    """Seconds of a processor's time, which do not depend on what else the machine does."""
     said: str
     hung: bool = False
     """Whether it had to be killed for taking too long."""
@@ -60,21 +64,35 @@ class Child:
         watched.register(self._handle, select.POLLIN)
         return bool(watched.poll(max(0.0, seconds) * 1000))
 
+    def ended_before(self, seconds: float) -> bool:
+        """Wait until it has computed for so long. Returns whether it ended first."""
+        deadline = time.monotonic() + PATIENCE
+        clock = ctypes.c_int()
+        ctypes.CDLL(None).clock_getcpuclockid(self.pid, ctypes.byref(clock))
+        left = seconds
+        while left > 0 and time.monotonic() < deadline:
+            if self.ended_within(max(left, 0.001)):  # it cannot compute faster than time passes
+                return True
+            with suppress(OSError):  # it has no clock any more once it has ended
+                left = seconds - time.clock_gettime(clock.value)
+        return False
+
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
-    def end(self, within: float = 120) -> Ended:
+    def end(self, within: float = PATIENCE) -> Ended:
         """Wait for its end; one that takes longer is killed, and says so."""
         hung = not self.ended_within(within)
         if hung:
             self.send(signal.SIGKILL)
-        _, status = os.waitpid(self.pid, 0)
+        _, status, usage = os.wait4(self.pid, 0)
         os.close(self._handle)
         seconds = time.monotonic() - self._began
         said = self._said.read_text(errors="replace") if self._said.exists() else ""
         if hung:
             said += f"\nstill running after {within:.0f} s, and killed"
-        return Ended(os.waitstatus_to_exitcode(status), seconds, said, hung)
+        computed = usage.ru_utime + usage.ru_stime
+        return Ended(os.waitstatus_to_exitcode(status), seconds, computed, said, hung)
 
 
 def die_with_parent() -> None:
@@ -94,7 +112,6 @@ def _live(work: Callable[[], int], said: Path, environment: Mapping[str, str]) -
             os.dup2(target, descriptor)
         random.seed()  # what is left to chance must not be the same in every child
         gc.freeze()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
         code = work()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

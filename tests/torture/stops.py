@@ -21,7 +21,7 @@ def asked_to_stop(trial: Trial) -> Result:
     number = SIGNALS[trial.number % len(SIGNALS)]
     for _ in range(8):
         child = trial.command()
-        if not child.ended_within(trial.random.random() * trial.bench.seconds):
+        if not child.ended_before(trial.random.random() * trial.bench.seconds):
             child.send(number)
             asked = time.monotonic()
             if trial.number % 5 == 0 and not child.ended_within(0.01):

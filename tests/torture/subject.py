@@ -66,6 +66,9 @@ def distil(recipe: Path) -> Callable[[], int]:
     """The command that begins or continues the run beside a recipe; it returns its exit code."""
 
     def work() -> int:
+        from nexus.stopping import PROCESS
+
+        PROCESS.listen()  # as the command does before it imports anything else
         from nexus import cli
 
         sys.argv = ["nexus", "distill", str(recipe)]

@@ -52,7 +52,7 @@ class Bench:
     """Whether to keep the folders of good trials too."""
     recipe: Path = Path()
     seconds: float = 1.0
-    """How long an undisturbed run takes."""
+    """How long an undisturbed run computes."""
     reference: Mapping[str, str] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     recovery: list[Operation] = field(default_factory=list)

@@ -17,7 +17,7 @@ from torture.server import PATIENCE, Child
 from torture.trials import Bench, Kind, Result, Trial, described
 
 POINTS = 60
-ALONE = 2.0
+ALONE = 3.0
 """Seconds in which a survivor may notice by itself; then it is told to stop, as torchrun does."""
 GRACE = 10.0
 HOST = "127.0.0.1"

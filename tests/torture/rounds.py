@@ -65,7 +65,8 @@ def _options() -> argparse.Namespace:
     add("--points", type=int, help="about how many points; all, and all kinds, if not given")
     add("--seed", type=int, default=0)
     add("--only", action="append", metavar="KIND[:NUMBER]", help="; ".join(k.name for k in KINDS))
-    add("--workers", type=int, default=min(2, os.cpu_count() or 1), help="trials at a time")
+    # One more than there are processors, since trials of several processes wait for each other.
+    add("--workers", type=int, default=min(8, 1 + (os.cpu_count() or 1)), help="trials at a time")
     add("--output", type=Path, help="a file for the table")
     add("--keep", action="store_true", help="keep the folders of good trials too")
     add("--directory", help="where to work; shared memory if there is any")

@@ -30,7 +30,10 @@ FILE_NAME = ".lock"
 PASSED_ON = "NEXUS_LOCK"
 """Tells a process that replaced itself which open file its lock is."""
 
-PATIENCE_SECONDS = 0.8
+_EXITING = 0x4
+"""Linux's mark of a process that is ending: giving back gigabytes takes it a while."""
+
+PATIENCE_SECONDS = 1.5
 """How long a lock that says nothing of a living process may take to say it, or to go."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
@@ -295,10 +298,11 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Clock ticks from the start of the machine to that of a process; nothing if it is gone."""
+    """Clock ticks from the start of the machine to that of a process; nothing once it ends."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     state, *fields = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else int(fields[18])
+    ended = state in "ZX" or int(fields[5]) & _EXITING
+    return None if ended else int(fields[18])

@@ -154,17 +154,6 @@ def test_the_second_process_is_told_of_the_first(tmp_path: Path) -> None:
         assert caught.value.exit_code == 2
 
 
-def test_a_killed_process_that_still_gives_back_its_memory_is_waited_for(tmp_path: Path) -> None:
-    """To see it fail: in nexus/lock.py, `or int(fields[5]) & _EXITING` left out."""
-    heavy = HOLD.replace("import sys\n", "import sys\nmemory = bytearray(b'1') * 2**30\n", 1)
-    for number in range(3):
-        with started(heavy, tmp_path / str(number)) as (process, _):
-            process.kill()
-            time.sleep(0.005)  # the signal is on its way
-            with acquire(tmp_path / str(number)):
-                pass
-
-
 @pytest.mark.parametrize("reaped", [True, False])
 def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path, reaped: bool) -> None:
     said: list[str] = []

@@ -38,7 +38,7 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="torture-", dir=options.directory or _fast_place()))
     _say(f"seed {options.seed}, {options.workers} at a time, in {root}")
     began = time.monotonic()
-    bench, table = Bench(root, options.seed, options.keep), Table(KINDS)
+    bench, table = Bench(root, options.seed, options.keep, options.points is None), Table(KINDS)
     prepare(bench, two_processes=not options.only or any("ranks" in one for one in options.only))
     chosen = list(_chosen(bench, options))
     table.skipped = bench.missing

@@ -50,6 +50,8 @@ class Bench:
     seed: int
     keep: bool = False
     """Whether to keep the folders of good trials too."""
+    thorough: bool = True
+    """Whether all points are tried."""
     recipe: Path = Path()
     seconds: float = 1.0
     """How long an undisturbed run computes."""

@@ -276,3 +276,24 @@ def test_what_is_loaded_without_its_code_is_saved_without_it(
     assert isinstance(model, LlamaForCausalLM)
     save(model, load_tokenizer(source, folder), folder / "student")
     load_model(ModelSource(model="student"), folder)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        OSError(12, "Cannot allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+)
+def test_want_of_memory_is_no_fault_of_the_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("nexus.hub.AutoModelForCausalLM.from_pretrained", fail)
+    with pytest.raises(type(error)) as raised:
+        load_model(ModelSource(model="teacher"), folder)
+    assert raised.value is error

@@ -55,6 +55,7 @@ Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 _log = logging.getLogger(__name__)
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+_NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ONLY_CAUSAL = "Nexus distils decoder-only language models: name one"
 
@@ -366,16 +367,19 @@ def _needs_code(source: ModelSource) -> UsageError:
 
 @contextmanager
 def _explained(source: ModelSource, what: str = "Model") -> Iterator[None]:
-    """What a library makes of a model's files is theirs to mend, whatever it raises.
+    """What a library makes of a model's files is theirs to mend, whatever it raises but for want
+    of memory.
 
     Raises:
         UsageError: With the library's reason and the remedies.
     """
     try:
         yield
-    except (NexusError, MemoryError, torch.OutOfMemoryError):
+    except (NexusError, MemoryError):
         raise
     except OSError as error:
+        if _NO_MEMORY.search(str(error)):
+            raise
         raise UsageError(
             f"{what} {source} cannot be loaded: {str(error).strip()}\n"
             "It is no folder beside the recipe, or one without these files. Name a folder that "
@@ -383,6 +387,8 @@ def _explained(source: ModelSource, what: str = "Model") -> Iterator[None]:
             "needs `hf auth login`, and without network only downloaded models are there."
         ) from error
     except Exception as error:
+        if _NO_MEMORY.search(str(error)):
+            raise
         said = " ".join(str(error).split()) or "no reason given"
         raise UsageError(
             f"{what} {source} cannot be loaded: {type(error).__name__}: {said[:400]}. Its files do "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from typing import Any, NoReturn
 
 from torch._C._distributed_c10d import TCPStore
@@ -49,6 +50,8 @@ def live(rank: int, order: dict[str, Any]) -> NoReturn:
         code = 0
     except SystemExit as end:
         code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)

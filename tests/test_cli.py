@@ -24,7 +24,7 @@ from nexus.pipeline import run
 from nexus.recipe.load import load
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
-VERBS = ("quickstart", "distill", "report", "schema")
+VERBS = ("quickstart", "distill", "evaluate", "prune", "report", "schema")
 Said = tuple[int, str, str]
 Nexus = Callable[..., Said]
 

@@ -20,23 +20,9 @@ from nexus.pipeline import run
 from nexus.recipe.load import load
 from nexus.report.build import build
 from nexus.rundir import RunDirectory
-from nexus.stopping import Stopping
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
 QUICK = ("data.heldout=[]", "evaluate.samples=0")
-
-
-class After(Stopping):
-    """Asks to stop when so many steps were taken."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._left = steps
-
-    def __call__(self) -> bool:
-        self._left -= 1
-        self._asked = self._asked or self._left <= 0
-        return self._asked
 
 
 def distil(folder: Path, *changes: str, **arguments: Any) -> RunDirectory:
@@ -54,7 +40,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     SMALL["write_workspace"](folder)
     whole = weights(distil(folder, "output=whole"))
     with pytest.raises(Interrupted):
-        distil(folder, stopping=After(2))
+        distil(folder, stopping=SMALL["StopAfter"](2))
     return folder, whole
 
 
@@ -197,9 +183,9 @@ def test_one_message_names_all_that_changed(workspace: Path) -> None:
 def test_what_was_allowed_once_is_what_the_run_is_from_then_on(workspace: Path) -> None:
     CASES["teacher"].change(workspace)
     with pytest.raises(Interrupted):
-        distil(workspace, allow_changed=("teacher", "data"), stopping=After(1))
+        distil(workspace, allow_changed=("teacher", "data"), stopping=SMALL["StopAfter"](1))
     with pytest.raises(Interrupted):
-        distil(workspace, stopping=After(0))
+        distil(workspace, stopping=SMALL["StopAfter"](0))
     environment = json.loads((workspace / "run" / "environment.json").read_text())
     assert [change["name"] for change in environment["changes"]] == ["teacher"]
     CASES["teacher"].change(workspace)  # back to the first
@@ -227,7 +213,7 @@ def test_it_is_the_same_run_wherever_the_command_is_given_and_from_its_own_recip
     monkeypatch.chdir(workspace / "teacher")
     with pytest.raises(Interrupted):
         run(
-            load(Path("../recipe.yaml"), QUICK), Path(".."), stopping=After(1)
+            load(Path("../recipe.yaml"), QUICK), Path(".."), stopping=SMALL["StopAfter"](1)
         )  # fmt: skip
     own = workspace / "run"
     assert weights(run(load(own / "recipe.yaml"), own)) == stopped[1]
@@ -278,7 +264,7 @@ def test_models_in_memory_are_compared_too(workspace: Path) -> None:
         )
 
     with pytest.raises(Interrupted):
-        distil(workspace, "output=memory", models=models(1), stopping=After(2))
+        distil(workspace, "output=memory", models=models(1), stopping=SMALL["StopAfter"](2))
     with pytest.raises(UsageError, match=CASES["teacher"].both):
         distil(workspace, "output=memory", models=models(3))
     assert distil(workspace, "output=memory", models=models(1)).is_finished

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
-from nexus.memory import GIB, peak_memory_gib
+from nexus import memory
+from nexus.memory import GIB, available_bytes, held_bytes, peak_memory_gib
 
 CPU = torch.device("cpu")
 
@@ -23,3 +27,30 @@ def test_the_peak_outlives_what_made_it() -> None:
 
 def test_it_is_in_gib_and_of_this_machine() -> None:
     assert 0.05 < peak_memory_gib(CPU) < 4096
+
+
+def test_what_is_held_grows_by_what_is_made() -> None:
+    before = held_bytes(CPU)
+    held = torch.ones(64 * 2**20)
+    assert held_bytes(CPU) - before > 0.9 * held.numel() * 4
+    uncounted = 1.01  # a kernel brings the two counters up to date at different times
+    assert held_bytes(CPU) / GIB <= peak_memory_gib(CPU) * uncounted
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "cached", "left"),
+    [("1000", 600, 100, 500), ("1000", 1200, 0, 0), ("max", 600, 100, None)],
+)
+def test_a_container_s_limit_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    limit: str, used: int, cached: int, left: int | None,
+) -> None:  # fmt: skip
+    """What is left is the limit less the use, of which cached files make way."""
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", ())
+    machine = available_bytes(CPU)
+    files = [tmp_path / name for name in ("limit", "used", "statistics")]
+    for file, text in zip(files, (limit, str(used), f"inactive_file {cached}"), strict=True):
+        file.write_text(text + "\n")
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", (tuple(map(str, files)),))
+    found = available_bytes(CPU)
+    assert found == left if left is not None else found > machine / 2

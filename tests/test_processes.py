@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
 COMMON = {**os.environ, "OMP_NUM_THREADS": "1", "NEXUS_MEMORY": "as it is"}
@@ -109,8 +112,11 @@ def ranks_below(pid: int) -> list[int]:
 
 
 def is_gone(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # the latter: it ended while it was read
+        return True
+    return status.rpartition(")")[2].split()[0] == "Z"
 
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
@@ -129,7 +135,7 @@ def test_a_frozen_process_ends_the_other_within_the_timeout(
     finally:
         os.kill(second, signal.SIGKILL)
     codes, said = two_ranks.end()
-    assert codes == [75, -signal.SIGKILL]
+    assert codes == [75, -signal.SIGKILL], said
     assert "has not answered for 4 seconds" in said and said.count("same command again") == 1
     assert "Traceback" not in said
 
@@ -169,6 +175,72 @@ def test_a_killed_process_is_replaced_and_nothing_is_lost(
         for name in ("calm", "killed")
     )
     assert one == other
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_students_that_are_cut_between_stages_are_those_of_one_process(
+    recipe: Path, two_ranks: TwoRanks, parallel: str
+) -> None:
+    """To see it fail: in cascade.begin, let each process keep the student that it had."""
+    values = yaml.safe_load(recipe.read_text())
+    objectives, train = values.pop("objectives"), values.pop("train")
+    train |= {"steps": 2, "warmup_steps": 0, "tokens_per_step": 512, "parallel": parallel}
+    thin = {"kind": "pruned", "shape": {"neurons": 32}}
+    values["stages"] = [
+        {"name": "whole", "objectives": objectives, "train": train},
+        {"name": "thin", "objectives": objectives, "train": train, "student": thin,
+         "teacher": "previous"},
+    ]  # fmt: skip
+    values |= {"output": f"cascade-{parallel}", "check": {"stop": False}}
+    file = recipe.with_name(f"cascade-{parallel}.yaml")
+    file.write_text(yaml.safe_dump(values))
+    two_ranks.begin("distill", file)
+    codes, said = two_ranks.end()
+    assert codes == [0, 0], said
+    alone = subprocess.run(
+        [sys.executable, "-m", "nexus", "distill", str(file), "--set", "output=alone",
+         *(f"stages.{n}.train.parallel=ddp" for n in (0, 1)), "--fresh"],
+        env=COMMON, capture_output=True, text=True,
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    for name in ("stages/whole/student", "stages/thin/cut", "student"):
+        two, one = (
+            load_file(recipe.parent / run / name / "model.safetensors")
+            for run in (values["output"], "alone")
+        )
+        assert two.keys() == one.keys()
+        for key, value in one.items():
+            assert torch.allclose(two[key], value, atol=2e-4), (name, key)
+
+
+def test_a_student_learns_within_few_bits_on_all_processes(
+    recipe: Path, two_ranks: TwoRanks
+) -> None:
+    """To see it fail: in quantization_aware, train with the batches of one process."""
+    values = yaml.safe_load(recipe.read_text())
+    train = values["train"] | {"steps": 2, "warmup_steps": 0, "tokens_per_step": 512}
+    few = {"scheme": "int4", "group_size": 32,
+           "distill": {"parameters": "weights", "train": train}}  # fmt: skip
+    values |= {"train": train, "quantize": few, "check": {"stop": False}, "output": "few"}
+    values["evaluate"] |= {"rollouts": 0}
+    file = recipe.with_name("few.yaml")
+    file.write_text(yaml.safe_dump(values))
+    two_ranks.begin("distill", file)
+    codes, said = two_ranks.end()
+    assert codes == [0, 0], said
+    alone = subprocess.run(
+        [sys.executable, "-m", "nexus", "distill", str(file), "--set", "output=few-alone"],
+        env=COMMON, capture_output=True, text=True,
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    two, one = (
+        load_file(recipe.parent / run / "checkpoints/quantize/step-000002/student.safetensors")
+        for run in ("few", "few-alone")
+    )
+    assert two.keys() == one.keys() and any(name.endswith("growth") for name in one)
+    for key, value in one.items():
+        assert torch.allclose(two[key], value, atol=2e-3), key
+    assert (recipe.parent / "few" / "student-int4-distilled" / "model.safetensors").is_file()
 
 
 def test_a_signal_to_the_supervisor_stops_all_resumably(recipe: Path) -> None:

@@ -99,7 +99,7 @@ def test_training_and_heldout_text_share_no_document(recipe: Path) -> None:
 def test_the_recipe_is_complete_and_fits_the_machine(recipe: Path) -> None:
     parsed, text = load(recipe), recipe.read_text(encoding="utf-8")
     assert "@" not in text and text.count("#") > 15
-    assert parsed.student.kind == "layers" and parsed.student.count == 15
+    assert parsed.student.kind == "pruned" and parsed.student.target_params == 80e6
     assert parsed.train is not None and parsed.train.steps % 10 == 0
     assert quickstart.FEWEST_STEPS <= parsed.train.steps <= quickstart.MOST_STEPS
     assert parsed.train.tokens_per_step == quickstart.TOKENS_A_STEP
@@ -109,17 +109,19 @@ def test_the_recipe_is_complete_and_fits_the_machine(recipe: Path) -> None:
 def test_the_recipe_runs(recipe: Path) -> None:
     text = rows(recipe.parent / "heldout.jsonl")[0]["text"][:600]
     SMALL["write_rows"](recipe.parent / "short.jsonl", [{"text": text}])
+    few = [row | {"text": row["text"][:1200]} for row in rows(recipe.parent / "train.jsonl")[:12]]
+    SMALL["write_rows"](recipe.parent / "few.jsonl", few)
     changes = [
         *("train.steps=2", "train.compile=false", "train.tokens_per_step=128"),
         *("data.sequence_length=64", "train.warmup_steps=0", "train.dashboard=none"),
-        *("data.sources=[{kind: jsonl, path: heldout.jsonl}]", "student.count=15"),
-        *("data.heldout=[{kind: jsonl, path: short.jsonl}]", "student.pick=evenly_spaced"),
+        "data.sources=[{kind: jsonl, path: few.jsonl}]",
+        "data.heldout=[{kind: jsonl, path: short.jsonl}]",
+        "student.calibration_tokens=512",
         *("evaluate.speed_seconds=0", "evaluate.samples=1", "evaluate.sample_tokens=4"),
     ]
     directory = run(load(recipe, changes), recipe.parent)
     student = AutoModelForCausalLM.from_pretrained(directory.student)
-    assert student.config.num_hidden_layers == 15
-    assert 0.55 < student.num_parameters() / 134_515_008 < 0.65
+    assert student.num_parameters() == pytest.approx(80e6, rel=0.02)
     evaluation = Evaluation.load(directory.path)
     assert evaluation is not None and evaluation.heldout is not None
     assert evaluation.heldout.teacher.perplexity.value < 100

@@ -24,7 +24,7 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
 
 ROWS = {
-    "text": [{"text": text} for text in SMALL["sentences"](12)],
+    "text": [{"text": text} for text in SMALL["sentences"](24)],
     "messages": [
         {
             "messages": [
@@ -32,10 +32,10 @@ ROWS = {
                 {"role": "assistant", "content": f"{a + 1}"},
             ]
         }
-        for a in range(12)
+        for a in range(24)
     ],
-    "question": [{"question": f"{a} + 1?", "answer": f"{a + 1}"} for a in range(12)],
-    "prompt": [{"prompt": f"def f{a}(", "completion": "): pass"} for a in range(12)],
+    "question": [{"question": f"{a} + 1?", "answer": f"{a + 1}"} for a in range(24)],
+    "prompt": [{"prompt": f"def f{a}(", "completion": "): pass"} for a in range(24)],
 }
 LAYOUTS = {
     "HuggingFaceFW/fineweb-edu": "text",
@@ -54,7 +54,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workspace")
     SMALL["write_workspace"](folder)
     for layout, rows in ROWS.items():
-        SMALL["write_rows"](folder / f"{layout}.jsonl", rows)
+        SMALL["write_rows"](folder / f"{layout}.jsonl", rows[:12])
+        SMALL["write_rows"](folder / f"{layout}_heldout.jsonl", rows[12:])
     return folder
 
 
@@ -66,6 +67,7 @@ def small(recipe: dict[str, Any], output: Path) -> list[str]:
         "data.sequence_length": 128,
         "evaluate.samples": 1,
         "evaluate.speed_seconds": 0,
+        "check.stop": False,  # random models: no teacher is proved to be better
     }
     match recipe["student"]["kind"]:
         case "pretrained":
@@ -74,12 +76,18 @@ def small(recipe: dict[str, Any], output: Path) -> list[str]:
             changes["student.config"] = "student"
         case "layers":
             changes["student.count"] = 2
+        case "pruned":
+            changes["student"] = "{kind: pruned, shape: {layers: 2, neurons: 32}}"
+    changes |= small_cuts(recipe)
     for split in ("sources", "heldout"):
         for number, source in enumerate(recipe["data"][split]):
             layout = LAYOUTS[source.get("name") or source["path"]]
             task = f", task: {source['task']}" if "task" in source else ""
-            changes[f"data.{split}.{number}"] = f"{{kind: jsonl, path: {layout}.jsonl{task}}}"
+            name = f"{layout}_heldout" if split == "heldout" else layout
+            changes[f"data.{split}.{number}"] = f"{{kind: jsonl, path: {name}.jsonl{task}}}"
     stages = [f"stages.{number}.train" for number in range(len(recipe.get("stages", [])))]
+    if (recipe.get("quantize") or {}).get("distill"):
+        stages = [*(stages or ["train"]), "quantize.distill.train"]
     for train in stages or ["train"]:
         changes |= {
             f"{train}.steps": 2,
@@ -88,6 +96,17 @@ def small(recipe: dict[str, Any], output: Path) -> list[str]:
             f"{train}.dashboard": "none",
         }
     return [f"{key}={value}" for key, value in changes.items()]
+
+
+def small_cuts(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Neurons in place of billions, where a stage cuts its student out of the one before."""
+    shape = "{{kind: pruned, shape: {{neurons: {}}}, multiple: 16}}"
+    cuts = [n for n, stage in enumerate(recipe.get("stages", [])) if "student" in stage]
+    if cuts and recipe["student"]["kind"] == "pretrained":  # the teacher, to be corrected
+        cut = "{kind: pruned, shape: {layers: 2}}"
+        return {"student.model": "teacher", **{f"stages.{n}.student": cut for n in cuts}}
+    changes = {f"stages.{n}.student": shape.format(64 - 16 * n) for n in cuts}
+    return {"student": "{kind: pruned, shape: {layers: 2}}", **changes} if cuts else {}
 
 
 @pytest.fixture(scope="module", params=RECIPES, ids=lambda path: path.stem)
@@ -115,8 +134,8 @@ def test_a_recipe_runs_to_its_report(finished: Finished, workspace: Path) -> Non
         json.loads(line) for line in (directory.path / "metrics.jsonl").read_text().splitlines()
     ]
     said = [(step["stage"], step["step"]) for step in steps]
-    assert said == [(stage.name, step) for stage in recipe.all_stages for step in (1, 2)]
-    for stage in recipe.all_stages:
+    assert said == [(stage.name, step) for stage in recipe.all_training for step in (1, 2)]
+    for stage in recipe.all_training:
         labels = {objective.label for objective in stage.objectives}
         assert all(step["terms"].keys() == labels for step in steps if step["stage"] == stage.name)
     evaluation = Evaluation.load(directory.path)
@@ -134,7 +153,7 @@ def test_its_student_is_an_ordinary_model_of_the_right_shape(
     assert student.config.num_hidden_layers == 2 < teacher.config.num_hidden_layers
     assert student.dtype == torch.float32
     assert not list(directory.student.glob("adapter*"))
-    if recipe.student.kind == "pretrained":
+    if recipe.student.kind == "pretrained" and not recipe.cascades:
         before = AutoModelForCausalLM.from_pretrained(workspace / "student")
         pairs = zip(student.parameters(), before.parameters(), strict=True)
         moved = [not torch.equal(after, earlier) for after, earlier in pairs]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nexus.signals import Dense, Finish, Head, Headed, Scores, Signal, Support
+from nexus.signals import Dense, Finish, Head, Headed, MixedScores, Scores, Signal, Support
 
 
 class TestSignal:
@@ -85,6 +85,26 @@ class TestScores:
         assert scores.log_probs(1.0).requires_grad
         assert not still.log_probs(1.0).requires_grad
         assert not still.log_probs(2.0).requires_grad
+
+
+@pytest.mark.parametrize("kind", ["relative", "given", "probability", "logit"])
+def test_logs_and_probabilities_together_are_those_alone(kind: str) -> None:
+    """And in memory of their own: whoever writes into them leaves the scores as they were."""
+    one, other = 3 * torch.randn(5, 40), 3 * torch.randn(5, 40)
+    scores = {
+        "relative": lambda: Scores(one + 1000),
+        "given": lambda: Scores(one, {1.0: torch.logsumexp(one, -1)}),
+        "probability": lambda: MixedScores([Scores(one), Scores(other)], (0.3, 0.7), "probability"),
+        "logit": lambda: MixedScores([Scores(one), Scores(other)], (0.3, 0.7), "logit"),
+    }[kind]()
+    expected, normalizer = scores.log_probs().clone(), scores.normalizer().clone()
+    log_probs, probs = scores.log_and_probs()
+    torch.testing.assert_close(log_probs, expected)
+    torch.testing.assert_close(probs, expected.exp())
+    log_probs.zero_()
+    probs.zero_()
+    torch.testing.assert_close(scores.log_probs(), expected)
+    torch.testing.assert_close(scores.normalizer(), normalizer)
 
 
 @pytest.mark.parametrize("with_rest", [True, False])

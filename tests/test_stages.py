@@ -15,7 +15,6 @@ from nexus.errors import Interrupted
 from nexus.pipeline import run
 from nexus.recipe.load import load
 from nexus.rundir import RunDirectory
-from nexus.stopping import Stopping
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
 
@@ -32,19 +31,6 @@ def distil(recipe: Path, *changes: str, **arguments: Any) -> RunDirectory:
 
 def weights(run: RunDirectory) -> str:
     return hashlib.sha256((run.student / "model.safetensors").read_bytes()).hexdigest()
-
-
-class StopAfter(Stopping):
-    """Asked after every step, says yes at last."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-
-    def __call__(self) -> bool:
-        self.steps -= 1
-        self._asked = self._asked or self.steps < 0
-        return self._asked
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +55,7 @@ def test_a_stop_anywhere_in_several_stages_changes_nothing(staged: Path) -> None
     for steps in (1, 2, 3, 4, 5):
         where = "training was done" if steps == 3 else f"step {steps % 3} of 3"
         with pytest.raises(Interrupted, match=where):
-            distil(staged, f"output=stopped{steps}", stopping=StopAfter(steps - 1))
+            distil(staged, f"output=stopped{steps}", stopping=SMALL["StopAfter"](steps))
         said: list[str] = []
         directory = distil(staged, f"output=stopped{steps}", say=said.append)
         assert weights(directory) == whole, steps

@@ -135,6 +135,33 @@ def test_a_signal_is_not_lost_between_two_programs(program: Program) -> None:
     assert (started.returncode, out) == (75, "born\n")
 
 
+def test_a_halt_that_native_code_swallows_is_raised_again(program: Program) -> None:
+    """As in a destructor, or in what a compiled library calls back.
+
+    To see it fail: let `_miss` do nothing.
+    """
+    started = program(
+        """
+        class Closing:
+            def __del__(self):
+                print("ready", flush=True)
+                time.sleep(60)
+
+        PROCESS.listen()
+        try:
+            with PROCESS.promptly():
+                closing = Closing()
+                del closing
+                time.sleep(60)
+        except Halt as halt:
+            print(halt)
+        """
+    )
+    started.send_signal(signal.SIGUSR1)
+    out, said = started.communicate(timeout=SOON)
+    assert (started.returncode, out, said) == (0, "SIGUSR1\n", "")
+
+
 BUSY = """
     import ctypes
     def forever():

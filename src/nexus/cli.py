@@ -8,13 +8,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from nexus.disk import DiskFull, refusal
 from nexus.errors import Interrupted, Lost, NexusError, UsageError
+from nexus.export import export
 from nexus.lock import Busy, Lock, acquire
+from nexus.prune import prune
+from nexus.quantize import quantize
 from nexus.redaction import guarded
 from nexus.stopping import PROCESS, Halt
 from nexus.visible import visible
@@ -117,6 +120,114 @@ def _distill(
         if evaluation is not None:
             Console().print(retention_table(evaluation))
         print(f"student  {directory.student}\nreport   {directory.report}")
+
+
+@app.command
+def evaluate(
+    models: tyro.conf.Positional[tuple[str, ...]] = (),
+    /,
+    teacher: str | None = None,
+    text: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
+    limit: int | None = None,
+    speed_seconds: float = 20.0,
+    batch_sizes: tuple[int, ...] | None = None,
+    rollouts: int | None = None,
+    sequence_length: int | None = None,
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
+    compare: bool = False,
+    json: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Measure a model or a run: on text, on tasks, its speed and size. Or compare two of them.
+
+    Of a run directory, teacher, held-out text and tasks are those of its recipe unless given.
+    Without a teacher a model is measured alone; a folder, a name on the hub or a GGUF file will do.
+    What is kept in a directory is not measured again, and a killed evaluation goes on from there.
+
+    Example: nexus evaluate runs/half --tasks arc_easy.jsonl --limit 200
+
+    Args:
+        models: The model; with --compare, two of them, or directories written by --output.
+        teacher: What the model is to be as good as.
+        text: Files of documents (JSONL or parquet), or data set directories.
+        tasks: JSONL files of items, YAML files that list tasks, or names that lm-eval knows.
+        limit: Put only so many items of each task, the same ones to every model.
+        speed_seconds: How long is timed, all batch sizes together; 0 leaves speed out.
+        batch_sizes: How many texts at once are timed; as the recipe of a run says, else 1 8 32.
+        rollouts: How many documents the model continues, to be compared with the teacher on what it
+            writes itself; 0 leaves that out.
+        sequence_length: Tokens that are read at once; 512 or what the models take.
+        dtype: What weights are held in; of a run, its recipe says so.
+        compare: Whether two models differ: paired differences, tests, and a verdict a row.
+        json: Print one JSON object instead of a table.
+        output: A directory to keep everything in. Of a run, its own evaluation/; else nothing is
+            kept.
+    """
+    from rich.console import Console
+
+    from nexus.comparing import compare as compare_two
+    from nexus.evaluating import evaluate as measure
+    from nexus.examination import Request
+    from nexus.report.contrasts import contrasts_table
+    from nexus.report.table import retention_table
+    from nexus.results import Contrasts, Measured
+
+    _require_models(models, compare)
+    request = Request(
+        models[0], teacher, text, tasks, limit, speed_seconds, batch_sizes, rollouts, dtype,
+        sequence_length, output,
+    )  # fmt: skip
+    found: Measured | Contrasts
+    if compare:
+        found = contrasts = compare_two(models[0], models[1], request, _say)
+        shown = contrasts_table(contrasts)
+    else:
+        found = measured = measure(request, say=_say)
+        shown = retention_table(measured.evaluation, student="model")
+    if json:
+        print(found.model_dump_json(indent=2))
+    else:
+        Console().print(shown)
+
+
+def _require_models(models: Sequence[str], compare: bool) -> None:
+    if compare and len(models) != 2:
+        raise UsageError(
+            f"--compare needs two models, runs or --output directories, and {len(models)} "
+            f"{'is' if len(models) == 1 else 'are'} named: nexus evaluate --compare A B"
+        )
+    if not compare and len(models) != 1:
+        raise UsageError(
+            f"{len(models)} models are named: give one, or two with --compare"
+            if models
+            else "no model is named: give a folder, a name on the hub, a GGUF file or a run"
+        )
+
+
+@app.command
+def check(recipe: tyro.conf.Positional[Path], /, set: Override = (), json: bool = False) -> None:
+    """Prove what can be proved of a recipe on its own models and data, before anything is trained.
+
+    Whether it fits in memory and on disk, whether the teacher is better than the untrained student,
+    whether tokens and data are what they seem, and that losses and gradients are right. A run
+    begins with the cheap part of this by itself. Nothing is written.
+
+    Example: nexus check recipe.yaml
+
+    Args:
+        recipe: A YAML file; paths in it are relative to its folder.
+        set: Change values of the recipe. May be given several times.
+        json: Print one JSON object instead of tables.
+    """
+    from nexus.checking.verb import run_check
+
+    run_check(recipe, set, json, _say)
+
+
+app.command(prune)
+app.command(quantize)
+app.command(export)
 
 
 @app.command

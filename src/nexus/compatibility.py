@@ -57,3 +57,14 @@ def padding_noticed(teacher: LocalTeacher, student: PreTrainedModel, batch: Batc
         f"On the first batch the teacher gave them {mass:.1g} of its probability, the untrained "
         f"student {ours:.1g}."
     )
+
+
+def trusts_code(recipe: Recipe) -> bool:
+    """Whether the student may be made of Python code that came with a model."""
+    match recipe.student.kind:
+        case "pretrained":
+            return recipe.student.trust_remote_code
+        case "layers" | "pruned":
+            return recipe.teacher.trust_remote_code
+        case _:
+            return False

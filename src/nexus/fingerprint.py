@@ -19,6 +19,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from nexus.batch import Batch
 from nexus.hub import ModelSource
 from nexus.tokenizers import PROBES
 
@@ -70,6 +71,16 @@ def of_model(model: nn.Module) -> str:
     weights = sorted(model.state_dict().items())
     names = [f"{name} {tuple(weight.shape)} {weight.dtype}" for name, weight in weights]
     return _together([*names, *_in_threads(_of_tensor, [weight for _, weight in weights])])
+
+
+def of_text(batches: Iterable[Batch]) -> str:
+    """That of rows of tokens, and of where in them documents lie."""
+    total = hashlib.sha256()
+    for batch in batches:
+        for part in (batch.input_ids, batch.documents):
+            total.update(str(tuple(part.shape)).encode())
+            total.update(part.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

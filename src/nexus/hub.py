@@ -48,6 +48,7 @@ from nexus.inspection.code import (
 from nexus.inspection.folder import inspect
 from nexus.inspection.json_file import read_json
 from nexus.inspection.sizes import check_sizes
+from nexus.quantization.checkpoint import is_quantized, loadable, settle
 from nexus.spec import Spec
 from nexus.ties import check_saved_tie
 
@@ -113,7 +114,11 @@ def load_model(source: ModelSource, folder: Path, dtype: Dtype | None = None) ->
     config = _config(source, where)
     _require_causal(source, config)
     precision = dtype or source.dtype
-    dequantize = {"quantization_config": GgufConfig(dequantize=True)} if source.gguf_file else {}
+    special: dict[str, Any] = {}
+    if source.gguf_file:
+        special["quantization_config"] = GgufConfig(dequantize=True)
+    elif is_quantized(config):
+        special["config"] = loadable(config, str(source))
     loader: Any = AutoModelForCausalLM
     model: PreTrainedModel
     # Dequantising a GGUF file draws a bar of its own, which nothing else turns off.
@@ -125,8 +130,10 @@ def load_model(source: ModelSource, folder: Path, dtype: Dtype | None = None) ->
             use_safetensors=None if source.gguf_file else True,
             output_loading_info=True,
             **_options(source),
-            **dequantize,
+            **special,
         )
+    if "config" in special:
+        settle(model, config)
     if missing := sorted(report["missing_keys"]):
         raise UsageError(
             f"Model {source} lacks {len(missing)} weights of a {type(model).__name__}, "
@@ -314,14 +321,10 @@ def _require_files(source: ModelSource, path: Path) -> None:
             f"Model '{source.model}' has no file '{source.gguf_file}'. "
             f"GGUF files there: {', '.join(ggufs) or 'none'}."
         )
-    if not source.gguf_file and not _is_there(path / "config.json"):
+    config = path / "config.json"  # a link to nowhere is there: what may be read `inspect` says
+    if not (source.gguf_file or config.exists() or config.is_symlink()):
         hint = f"add gguf_file: {ggufs[0]}" if ggufs else "name a folder that save_pretrained wrote"
         raise UsageError(f"Model '{source.model}' has no config.json: {hint}.")
-
-
-def _is_there(path: Path) -> bool:
-    """Whatever it is, a link to nowhere included: what may be read is for `inspect` to say."""
-    return path.exists() or path.is_symlink()
 
 
 def _config(source: ModelSource, where: str) -> PreTrainedConfig:

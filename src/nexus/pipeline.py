@@ -1,25 +1,30 @@
-"""run(recipe): load → prepare → train the stages → save → evaluate → report. READ THIS FIRST."""
+"""run(recipe): load → train the stages → save → quantise → evaluate → report. READ THIS FIRST."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nexus import durable, hub
+from nexus import durable, hub, proofs
+from nexus.checking.check import begin, foreseen
+from nexus.checking.fit import few_bits_bytes, kept_bytes, planned_students
 from nexus.data import rejected
 from nexus.disk import FULL, refusal
-from nexus.durable import Damaged
 from nexus.errors import UsageError
 from nexus.identity import refuse_another_recipe
 from nexus.lock import Lock, acquire
-from nexus.measuring import evaluate, look_before
+from nexus.measuring import KEPT, evaluate, look_before
+from nexus.milestones import is_sound
+from nexus.quantization_aware import distill_quantized, is_reached
+from nexus.quantizing import foresee, quantize_student
 from nexus.recipe.schema import Recipe
 from nexus.report.build import build
 from nexus.report.card import model_card
 from nexus.rundir import RunDirectory, put_aside
-from nexus.scene import Models, Say, Scene, load
-from nexus.stages import gather_teacher, less_memory, noticing, train_stages
+from nexus.scene import Models, Say, Scene, configurations, load
+from nexus.stages import gather_teacher, less_memory, train_stages
 from nexus.stopping import Stopping
 from nexus.training.parallel import TIMEOUT_SECONDS, Parallel, processes
 from nexus.training.shortage import LAST_RESORT, explained
@@ -70,20 +75,28 @@ def run(
             say(f"{directory.path} is finished: nothing to do. --fresh starts over")
             return directory
         try:
+            begins = is_new(directory, recipe)
+            told = foreseen(recipe, folder, parallel, models) if begins else ()
             with explained("models and data were loaded", LAST_RESORT):
                 scene = load(recipe, directory, folder, parallel, models, say, allow_changed)
-            settings = [stage.train for stage in recipe.all_stages]
-            require_space(directory.path, scene.student, settings, parallel)
-            with parallel.alone():
+            require_room(scene, models)
+            foresee(scene)
+            with parallel.alone() as alone:
                 untrained = look_before(scene, say)
-            train_stages(scene, stopping or Stopping(), say)
+                why_not = ""
+                if begins and alone:
+                    why_not = begin(scene, told, untrained, in_memory=models is not None, say=say)
+            refuse_together(why_not, parallel)
+            stopping = stopping or Stopping()
+            ended = None if is_reached(scene, say) else train_stages(scene, stopping, say)
             gather_teacher(scene)
         except UsageError:
             withdraw(directory)
             raise
+        keep_student(scene, say)
+        distill_quantized(scene, stopping, say, ended)
         with parallel.alone() as alone:
             if alone:
-                save_student(scene, say)
                 with explained("the student was measured", less_memory(scene)):
                     evaluate(scene, untrained, say)
                 durable.write(directory.student / "README.md", model_card(directory.path))
@@ -141,14 +154,54 @@ def open_directory(
     return directory
 
 
+def require_room(scene: Scene, models: Models | None) -> None:
+    """Make sure that all files will fit on the disk.
+
+    Raises:
+        UsageError: They will not.
+    """
+    recipe = scene.recipe
+    configs = configurations(recipe, scene.folder, models)
+    students = planned_students(recipe, configs, scene.student)
+    settings = [stage.train for stage in recipe.all_stages]
+    kept = kept_bytes(recipe, students) + few_bits_bytes(recipe, students[-1])
+    require_space(scene.run.path, students, settings, scene.parallel, kept)
+
+
+def is_new(directory: RunDirectory, recipe: Recipe) -> bool:
+    """Whether nothing was checked yet, nor any step taken."""
+    stages = tuple(stage.name for stage in recipe.all_stages)
+    return not (directory.path / proofs.FILE_NAME).exists() and directory.reached(stages) is None
+
+
+def refuse_together(why: str, parallel: Parallel) -> None:
+    """Raise on all processes what one of them found.
+
+    Raises:
+        UsageError: with the reason, where it was found.
+    """
+    if parallel.any(bool(why)):
+        raise UsageError(why or "something is not proved, which the first process names")
+
+
 def withdraw(directory: RunDirectory) -> None:
     """Undo a run that was refused before its first step, so that the mended recipe can be run."""
     if not directory.begun_here or (directory.path / "metrics.jsonl").exists():
         return
-    for name in ("environment.json", "untrained.npy", "recipe.yaml", rejected.FILE_NAME):
+    names = ("environment.json", "untrained.npy", "recipe.yaml")
+    for name in (*names, rejected.FILE_NAME, proofs.FILE_NAME):
         (directory.path / name).unlink(missing_ok=True)
+    shutil.rmtree(directory.path / KEPT, ignore_errors=True)
     if not any(directory.path.iterdir()):
         directory.path.rmdir()
+
+
+def keep_student(scene: Scene, say: Say) -> None:
+    """Write the student, and the same in few bits if the recipe says so; the first process does."""
+    with scene.parallel.alone() as alone:
+        if alone:
+            save_student(scene, say)
+            quantize_student(scene, say)
 
 
 def save_student(scene: Scene, say: Say) -> None:
@@ -157,14 +210,9 @@ def save_student(scene: Scene, say: Say) -> None:
     Its manifest says nothing of the model card, which may be written again.
     """
     target, last = scene.run.student, scene.recipe.all_stages[-1]
-    if target.exists():
-        try:
-            durable.verify(target)
-            return
-        except Damaged as damage:
-            kept = f"what was there is kept as {durable.quarantine(target).name}"
-            notice = noticing(scene, last.name, say)
-            notice(last.train.steps, str(damage), f"The student is saved again; {kept}")
+    remedy = "The student is saved again"
+    if is_sound(scene, target, last, say, step=last.train.steps, remedy=remedy):
+        return
     scene.student.config.use_cache = True
     with durable.directory(target, needed=weight_bytes(scene.student, last.train)) as aside:
         hub.save(scene.student, scene.tokenizer, aside)

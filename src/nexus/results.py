@@ -5,9 +5,15 @@
               gap_closed: by loss, the share of untrained-to-teacher that training closed
               perplexity_ratio: by student, its perplexity over the teacher's
               change: by measure, trained minus untrained, paired by document
-    speed     teacher, student: prefill and decode rates · speedup · how they were measured
-    size      by model: parameters, parameters without embeddings, bytes on disk
+    rollouts  the same divergences on text that the student itself wrote, and the exposure gap
+    tasks     by task: scores of all models, retention, paired comparisons
+    speed     teacher, student: prefill and decode rates by batch size · speedup · how measured
+    size      by model: parameters, parameters without embeddings, bytes on disk, FLOPs a token
     samples   prompt with the teacher's and the student's continuation
+    quantized the student in few bits: size, quality beside teacher and student, speed; and the same
+              after it was trained in few bits (distilled), with what that brought
+    stages    of a run whose student becomes smaller from stage to stage: what each stage cost and
+              was worth
 
 An estimate that would mean nothing is a `Refused` with its reason, never a number.
 """
@@ -25,7 +31,7 @@ from nexus.spec import Spec
 
 FILE_NAME = "evaluation.json"
 
-Unit = Literal["nats", "share", "bits/byte", "tokens/s", "×", ""]
+Unit = Literal["nats", "share", "bits/byte", "tokens/s", "s", "×", ""]
 
 
 class Estimate(Spec):
@@ -55,9 +61,47 @@ class Quality(Spec):
     """KL(model ‖ teacher) per token, at temperature 1."""
     agreement: Estimate | None = None
     """Share of positions at which model and teacher have the same most likely token."""
+    acceptance: Estimate | None = None
+    """Σ min(p, q): how often speculative decoding would accept the model's token."""
     nll: Estimate
     perplexity: Estimate
     bits_per_byte: Estimate | None = None
+    entropy: Estimate | None = None
+    """Of the model's own next-token distribution, in nats."""
+    calibration: Calibration | None = None
+
+
+class Bin(Spec):
+    """The positions at which a model was about equally sure of its most likely token."""
+
+    confidence: float
+    """The mean probability of that token."""
+    accuracy: float
+    """How often it was the text's."""
+    share: float
+    """Of all positions."""
+
+
+class Calibration(Spec):
+    """Whether a model's confidence in its most likely token is how often that token is right."""
+
+    ece: Estimate
+    """The expected calibration error less its bias: never below 0; the interval is bias-aware."""
+    uncorrected: float
+    """The plain sum over bins, which is the larger the more bins and the fewer tokens there are."""
+    bias: float
+    """What a perfectly calibrated model would score on as many tokens of as many documents."""
+    bins: tuple[Bin, ...] = ()
+
+
+class Rollouts(Spec):
+    """Fidelity on text that the student itself wrote after the beginnings of held-out documents."""
+
+    documents: int
+    tokens: int
+    trained: Quality
+    exposure_gap: dict[str, Estimate] = {}
+    """By measure: on the student's own text minus on the held-out text, paired by document."""
 
 
 class Heldout(Spec):
@@ -66,7 +110,8 @@ class Heldout(Spec):
     documents: int
     tokens: int
     bytes: int
-    teacher: Quality
+    teacher: Quality | None = None
+    """Absent when one model was measured alone."""
     untrained: Quality | None = None
     """The student before the first step: what initialisation alone is worth."""
     trained: Quality
@@ -75,20 +120,67 @@ class Heldout(Spec):
     change: dict[str, Estimate] = {}
 
 
+class Comparison(Spec):
+    """Two models on the same items, paired."""
+
+    difference: Estimate
+    """The first one's score minus the second one's, with the interval of the paired difference."""
+    gained: int
+    """Items that only the first one got right, or on which it scored higher."""
+    lost: int
+    """Items that only the second one got right, or on which it scored higher."""
+    p_value: float
+    """McNemar's exact two-sided test (Binomial over the discordant items). For scores between right
+    and wrong, and for items in clusters, the test that it is a case of: signs flipped at random."""
+
+
+class TaskResult(Spec):
+    """One task: every model's scores, what is left of the teacher's, and paired comparisons.
+
+    Models are named `teacher`, `untrained`, `trained`.
+    """
+
+    kind: str
+    """`choice`, `cloze`, `classification`, `generation`, or `lm_eval`."""
+    metric: str
+    """Which of the scores the comparisons are about."""
+    items: int
+    chance: float
+    """What guessing scores: the mean of 1/choices, the share of the most frequent label, or 0."""
+    fingerprint: str = ""
+    """Of the items and of how they are put to a model: equal ones can be paired."""
+    trained_on: bool = False
+    """Whether the training mix holds data of this task; else a loss on it is forgetting."""
+    scores: dict[str, dict[str, Estimate]] = {}
+    """By model, then by metric."""
+    unanswered: dict[str, int] = {}
+    """By model: answers in which nothing of the asked form was found. They count as wrong."""
+    teacher_above_chance: bool | None = None
+    """Whether its interval lies above chance; without it retention would be a ratio of noise."""
+    retention: dict[str, Estimate | Refused] = {}
+    """Of the trained student: `raw`, `above_chance`, and `gap_closed` from the untrained one."""
+    comparisons: dict[str, Comparison] = {}
+    """`trained - teacher` and `trained - untrained`."""
+    seconds: float = 0.0
+
+
 class Rates(Spec):
     """How fast one model reads and writes: medians over rounds, with quartiles."""
 
     prefill: Estimate
     decode: Estimate
+    first_token: Estimate | None = None
+    """Seconds from the prompt to the first token."""
     dtype: str
 
 
 class Speed(Spec):
     """Teacher and student timed in turns in one process, so that both met the same machine."""
 
-    teacher: Rates
+    teacher: Rates | None = None
+    """Absent when one model was timed alone."""
     student: Rates
-    speedup: dict[str, Estimate]
+    speedup: dict[str, Estimate] = {}
     """Student over teacher within each round, for `prefill` and for `decode`."""
     device: str
     threads: int
@@ -98,6 +190,23 @@ class Speed(Spec):
     seconds: float
     peak_memory_gib: float
     """The highest memory of the whole process so far, teacher and student together."""
+    memory_gib: dict[str, float] = {}
+    """By model: the most that loading it alone and decoding with it took, at this batch size."""
+    batches: tuple[SpeedAt, ...] = ()
+    """The same at other batch sizes."""
+    left_out: tuple[str, ...] = ()
+    """Batch sizes that were asked for and not measured, each with the reason."""
+
+
+class SpeedAt(Spec):
+    """Teacher and student timed in turns at one batch size."""
+
+    batch: int
+    teacher: Rates | None = None
+    student: Rates
+    speedup: dict[str, Estimate] = {}
+    prompt_tokens: int
+    new_tokens: int
 
 
 class Size(Spec):
@@ -107,6 +216,8 @@ class Size(Spec):
     parameters_without_embeddings: int
     """Without the input embedding and the head, which are a lookup and one product a token."""
     bytes_on_disk: int | None = None
+    flops_per_token: float | None = None
+    """Of a forward pass, by token, when each attends to 1,024 (or all that the model reads)."""
     dtype: str
     """Of the weights on disk, if they lie there; else in memory."""
 
@@ -119,13 +230,92 @@ class Sample(Spec):
     student: str
 
 
+class StageResult(Spec):
+    """A stage of a run whose student becomes smaller from stage to stage."""
+
+    name: str
+    teacher: Literal["original", "previous", "none"]
+    """Whom it learnt from: the run's teacher, the student of the stage before; none: the text."""
+    parameters: int
+    steps: int
+    tokens: int
+    """Positions that the stage trained on."""
+    student_flops: float | None = None
+    """Of its passes forwards and backwards over them; a cut's look at some text is not counted."""
+    teacher_flops: float | None = None
+    begun: Quality | None = None
+    """The student before the stage's first step: right after the cut, where there is one. Always
+    beside the run's teacher, whoever taught the stage."""
+    ended: Quality | None = None
+    cost_of_cut: dict[str, Estimate] = {}
+    """By measure: after the cut minus before it, paired by document."""
+    change: dict[str, Estimate] = {}
+    """By measure: what training changed, `ended` minus `begun`, paired by document."""
+
+
+FEW_BITS = "quantize"
+"""What training within few bits is called in metrics and checkpoints."""
+
+
+class QuantizedTraining(Spec):
+    """How a student was trained in few bits."""
+
+    parameters: Literal["scales", "weights"]
+    steps: int
+    tokens: int
+    learning_rate: float
+
+
+class OverRounded(Spec):
+    """What training in few bits brought: after it minus rounded alone, paired by document."""
+
+    to_teacher: dict[str, Estimate] = {}
+    """By measure beside the teacher."""
+    to_student: dict[str, Estimate] = {}
+    """By measure beside the student as it was."""
+    perplexity_ratio: Estimate | None = None
+
+
+class QuantizedResult(Spec):
+    """The student in few bits, beside the student that it was made of."""
+
+    name: str
+    """Its folder in the run directory."""
+    scheme: str
+    layers: int
+    """How many are in few bits."""
+    kept: dict[str, str]
+    """Those that are not, though they hold matrices, each with the reason; embeddings apart."""
+    bits_per_weight: float
+    """Of the layers in few bits, their scales included."""
+    size: Size
+    to_teacher: Quality | None = None
+    to_student: Quality | None = None
+    """With divergences from the student, where `to_teacher` has those from the teacher."""
+    change: dict[str, Estimate] = {}
+    """By measure beside the teacher: in few bits minus the student, paired by document."""
+    perplexity_ratio: Estimate | None = None
+    """Over the student's own."""
+    speed: Speed | None = None
+    """Of the student (`teacher`) and of its form in few bits (`student`), both in bfloat16."""
+    training: QuantizedTraining | None = None
+    """Absent where it was rounded alone."""
+    over_rounded: OverRounded | None = None
+    distilled: QuantizedResult | None = None
+    """The same bits and groups after training; as fast as the one that was rounded alone."""
+
+
 class Evaluation(Spec):
     """The whole of `evaluation.json`. A part that was not measured is absent."""
 
     heldout: Heldout | None = None
+    rollouts: Rollouts | None = None
+    tasks: dict[str, TaskResult] = {}
     speed: Speed | None = None
     size: dict[str, Size] = {}
     samples: tuple[Sample, ...] = ()
+    stages: tuple[StageResult, ...] = ()
+    quantized: QuantizedResult | None = None
 
     def save(self, run: Path) -> Path:
         """Write `evaluation.json` into the run directory: the whole file or none of it."""
@@ -146,3 +336,55 @@ class Evaluation(Spec):
                 f"{path} is not JSON ({error}). Delete it and evaluate the run again."
             ) from None
         return cls.parse(values, where=str(path))
+
+
+class Subject(Spec):
+    """A model that was measured, and in what form."""
+
+    name: str
+    fingerprint: str
+    """Of its weights, its tokenizer and its chat template, and of the type it computes in."""
+    dtype: str
+
+
+class Measured(Spec):
+    """What `nexus evaluate` says of a model: as in a run's evaluation, where it is `trained`."""
+
+    model: Subject
+    teacher: Subject | None = None
+    text: str = ""
+    """The fingerprint of the held-out documents as tokens: equal ones can be paired."""
+    sources: tuple[str, ...] = ()
+    """Where the text came from."""
+    evaluation: Evaluation
+    seconds: float
+
+
+class Contrast(Spec):
+    """One measure of two models, paired by document or by item."""
+
+    measure: str
+    higher_is_better: bool
+    first: Estimate
+    second: Estimate
+    difference: Estimate
+    """The first one's minus the second one's."""
+    p_value: float
+    """McNemar's exact test for items; for sums over documents, signs flipped at random."""
+    adjusted_p_value: float
+    """Holm's, over all measures that were compared."""
+    detectable: float | None
+    """The smallest difference that would have been found in four of five such comparisons; nothing
+    where a single document leaves that open."""
+    verdict: Literal["first", "second", "none detected"]
+    """Which model is better."""
+
+
+class Contrasts(Spec):
+    """What `nexus evaluate --compare` says of two models."""
+
+    first: Subject
+    second: Subject
+    rows: tuple[Contrast, ...]
+    left_out: tuple[str, ...] = ()
+    """What could not be compared, and why."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,14 +18,18 @@ from nexus.data import rejected
 from nexus.data.loader import Batches
 from nexus.data.loader import load as load_data
 from nexus.environment import describe, hardware, libraries
+from nexus.evaluation.tasks.running import facts
 from nexus.identity import Identity
 from nexus.kernels.lm_head import head_rows, prove, split_head
+from nexus.narrowing import fewer_tokens, narrowed_teacher
 from nexus.objectives.weighted_sum import WeightedSum
+from nexus.pruning.vocabulary import Vocabulary
+from nexus.quantized_teacher import in_few_bits
 from nexus.recipe.schema import Recipe, Stage
+from nexus.results import Size
 from nexus.rundir import RunDirectory
 from nexus.teachers.local import LocalTeacher
 from nexus.tokenizers import compare_tokenizers, shared_vocabulary, template_difference
-from nexus.training import loop
 from nexus.training.fsdp import Sharded
 from nexus.training.parallel import Parallel
 from nexus.training.prepare import can_compile, compiles
@@ -32,6 +37,9 @@ from nexus.training.settings import TrainSpec
 
 CALIBRATION_TOKENS = 8_000
 """How much training text the choice of layers looks at."""
+
+PRUNING = "pruning"
+"""Where in a run's directory the scores lie that its student was cut by, and what was decided."""
 
 Say = Callable[[str], None]
 
@@ -41,8 +49,14 @@ class Models:
     """Models that are already in memory, in place of those that the recipe names."""
 
     teacher: PreTrainedModel
-    student: PreTrainedModel
+    student: PreTrainedModel | None
+    """None: it is cut out of the teacher, as the recipe says."""
     tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def given(self) -> tuple[PreTrainedModel, ...]:
+        """Those that are there."""
+        return (self.teacher,) if self.student is None else (self.teacher, self.student)
 
 
 @dataclass
@@ -60,6 +74,10 @@ class Scene:
     batches: Batches
     context_limit: int | None
     notices: list[str]
+    in_memory: bool = False
+    """Whether teacher and student were given, and the recipe names them only."""
+    narrowed_from: Size | None = None
+    """How large the teacher is with all its tokens, where it works with fewer."""
     sharded_teacher: Sharded | None = None
     """While the teacher's weights are shared out over the processes: how to get them back."""
 
@@ -89,39 +107,99 @@ def load(
     identity = Identity(directory, recipe, folder, allow_changed, named=models is None)
     say("reading and tokenising data")
     with identity.named_along():
-        tokenizer = models.tokenizer if models else load_tokenizers(recipe, folder)
-        limit = context_limit(configurations(recipe, folder, models))
-        batches = load_batches(
-            recipe, recipe.all_stages[0], folder, tokenizer, limit, parallel, directory
-        )
+        configs = configurations(recipe, folder, models)
+        read = partial(
+            load_batches, recipe, recipe.all_stages[0], folder, parallel=parallel,
+            directory=directory, context_limit=context_limit(configs),
+        )  # fmt: skip
+        tokenizer, batches, fewer = read_text(recipe, folder, models, configs[0], read, say)
+        for task in recipe.evaluate.tasks:
+            facts(task, folder)  # a mistake in one shows before hours are spent
     if parallel.is_main:
-        facts = {**libraries(), "hardware": hardware(parallel)}
-        identity.confirm(facts, made_of(recipe, folder, models, tokenizer, batches))
+        identity.confirm(machine(parallel), made_of(recipe, folder, models, tokenizer, batches))
     say(f"loading the teacher {recipe.teacher.model}")
     teacher_model = models.teacher if models else hub.load_model(recipe.teacher, folder)
     move(teacher_model, parallel.device)
     say(f"making the student ({recipe.student.kind})")
-    student = (
-        models.student if models else make_student(recipe, folder, teacher_model, batches, parallel)
-    )
-    vocabulary, notice = shared_vocabulary(tokenizer, head_rows(teacher_model), head_rows(student))
-    teacher = LocalTeacher(teacher_model, vocabulary, recipe.data.packing)
+    narrowed = narrowed_teacher(recipe, teacher_model, fewer)
+    cut_from = (narrowed.recipe, folder, narrowed.teacher, batches, parallel, directory)
+    student = (models.student if models else None) or make_student(*cut_from)
+    rows = (head_rows(narrowed.teacher), head_rows(student))
+    vocabulary, notice = shared_vocabulary(tokenizer, *rows)
+    teacher = LocalTeacher(narrowed.teacher, vocabulary, recipe.data.packing)
     move(student, parallel.device)
-    for model in (teacher_model, student):
+    teacher, thrift = thrifty(recipe, teacher, batches, tokenizer, parallel, say)
+    for model in (teacher.pretrained, student):
         prove(split_head(model, vocabulary, recipe.data.packing))
     if notice:
-        notice += f" {padding_noticed(teacher, student, batches.take(0)[0].to(parallel.device))}"
-    for stage in recipe.all_stages:
-        WeightedSum(stage.objectives).require(teacher.provides, recipe.teacher.kind)
+        notice += f" {padding_noticed(teacher, student, next(beginning_on(batches, parallel, 1)))}"
+    require_signals(recipe, teacher)
+    strange = [] if models else strangers(recipe, folder)
     scene = Scene(
         recipe, directory, folder, parallel, teacher, student, tokenizer, batches,
-        limit, [*([] if models else strangers(recipe, folder)), *([notice] if notice else [])],
+        context_limit(configs), [*strange, *filter(None, (narrowed.notice, notice, thrift))],
+        in_memory=models is not None, narrowed_from=narrowed.whole,
     )  # fmt: skip
     scene.recipe = settle(scene, say)
     if parallel.is_main:
-        identity.confirm({}, models_of(recipe, folder, models, identity.fingerprints))
-        record(scene, identity)
+        record(scene, identity, models)
     return scene
+
+
+def machine(parallel: Parallel) -> dict[str, Any]:
+    """What the run's numbers depend on besides what it is made of."""
+    return {**libraries(), "hardware": hardware(parallel)}
+
+
+def require_signals(recipe: Recipe, teacher: LocalTeacher) -> None:
+    """Make sure that the teacher reveals what the objectives of all stages need."""
+    for stage in recipe.all_stages:
+        WeightedSum(stage.objectives).require(teacher.provides, recipe.teacher.kind)
+
+
+def read_text(
+    recipe: Recipe,
+    folder: Path,
+    models: Models | None,
+    config: PreTrainedConfig,
+    read: Callable[..., Batches],
+    say: Say,
+) -> tuple[PreTrainedTokenizerBase, Batches, Vocabulary | None]:
+    """The tokenizer and the text, and which tokens are left where the student has fewer."""
+    tokenizer = models.tokenizer if models else load_tokenizers(recipe, folder)
+    batches = read(tokenizer=tokenizer)
+    if models is not None and models.student is not None:
+        return tokenizer, batches, None
+    fewer = fewer_tokens(recipe, config, tokenizer, batches)
+    if fewer is None:
+        return tokenizer, batches, None
+    say(f"tokenising data again, with {len(fewer.ids):,} tokens")
+    return fewer.tokenizer, read(tokenizer=fewer.tokenizer), fewer
+
+
+def thrifty(
+    recipe: Recipe,
+    teacher: LocalTeacher,
+    batches: Batches,
+    tokenizer: PreTrainedTokenizerBase,
+    parallel: Parallel,
+    say: Say,
+) -> tuple[LocalTeacher, str]:
+    """The teacher in as few bits as the recipe wants, and what that costs, in a sentence."""
+    if (scheme := recipe.teacher.scheme) is None:
+        return teacher, ""
+    say(f"quantising the teacher: {scheme}")
+    model, thrift = in_few_bits(
+        teacher, scheme, partial(beginning_on, batches, parallel), tokenizer,
+        compared=parallel.is_main,
+    )  # fmt: skip
+    say(thrift)
+    return LocalTeacher(model, teacher.vocabulary, recipe.data.packing), thrift
+
+
+def beginning_on(batches: Batches, parallel: Parallel, tokens: int) -> Iterator[Batch]:
+    """The first training text, where the models are; alike on all ranks."""
+    return (batch.to(parallel.device) for batch in batches.beginning(tokens))
 
 
 def made_of(
@@ -150,7 +228,8 @@ def models_of(
     ways: dict[str, Callable[[], str | None]] = {}
     if models:
         ways["teacher"] = partial(fingerprint.of_model, models.teacher)
-        ways["student"] = partial(fingerprint.of_model, models.student)
+        if models.student is not None:
+            ways["student"] = partial(fingerprint.of_model, models.student)
     else:
         ways["teacher"] = partial(fingerprint.of_source, recipe.teacher, folder)
         match recipe.student.kind:
@@ -176,8 +255,14 @@ def settle(scene: Scene, say: Say) -> Recipe:
         say("no C++ compiler with Python's headers was found: nothing is compiled, and slower")
     if recipe.train is not None:
         return recipe.model_copy(update={"train": decided(recipe.train, student)})
+    # What becomes of a student that is cut later is decided when it is.
+    cuts = (number for number, stage in enumerate(recipe.stages) if stage.student is not None)
+    first_cut = next(cuts, len(recipe.stages))
     stages = [
-        stage.model_copy(update={"train": decided(stage.train, student)}) for stage in recipe.stages
+        stage.model_copy(update={"train": decided(stage.train, student)})
+        if number < first_cut
+        else stage
+        for number, stage in enumerate(recipe.stages)
     ]
     return recipe.model_copy(update={"stages": tuple(stages)})
 
@@ -186,8 +271,10 @@ def decided(train: TrainSpec, student: PreTrainedModel) -> TrainSpec:
     return train.model_copy(update={"compile": compiles(train, student)})
 
 
-def record(scene: Scene, identity: Identity) -> None:
+def record(scene: Scene, identity: Identity, models: Models | None) -> None:
     """What the run is made of and what changed, first; then the recipe that it goes on with."""
+    known = models_of(scene.recipe, scene.folder, models, identity.fingerprints)
+    identity.confirm({}, known)
     facts = describe(
         scene.parallel, scene.recipe.seed, identity.fingerprints, scene.batches,
         [*dict.fromkeys([*identity.notices, *scene.notices])], identity.changes,
@@ -234,53 +321,50 @@ def configurations(
 ) -> tuple[PreTrainedConfig, ...]:
     """Those of teacher and student, without their weights."""
     if models:
-        return models.teacher.config, models.student.config
+        return tuple(model.config for model in models.given)
     teacher = hub.load_config(recipe.teacher, folder)
     match recipe.student.kind:
         case "pretrained":
             return teacher, hub.load_config(recipe.student, folder)
         case "scratch":
             return teacher, hub.read_config(folder / recipe.student.config.expanduser())
-        case "layers":
+        case "layers" | "pruned":
             return (teacher,)
 
 
 def make_student(
-    recipe: Recipe, folder: Path, teacher: PreTrainedModel, batches: Batches, parallel: Parallel
+    recipe: Recipe,
+    folder: Path,
+    teacher: PreTrainedModel,
+    batches: Batches,
+    parallel: Parallel,
+    directory: RunDirectory,
 ) -> PreTrainedModel:
-    looked_at = calibration(batches, recipe.all_stages[0].train.tokens_per_step, parallel)
-    return recipe.student.build(teacher, looked_at, folder, recipe.seed)
+    """The student with which a run begins.
+
+    One that is pruned is decided on by the first process, and the others follow.
+    """
+    student = recipe.student
+    if student.kind != "pruned":
+        looked_at = (batch.to(parallel.device) for batch in batches.beginning(CALIBRATION_TOKENS))
+        return student.build(teacher, looked_at, folder, recipe.seed)
+    text = [batch.to(parallel.device) for batch in batches.beginning(student.tokens)]
+    workspace = directory.path / PRUNING
+    if parallel.world > 1:
+        with parallel.alone() as alone:
+            if alone:
+                student.build(teacher, text, folder, recipe.seed, workspace)
+    return student.build(teacher, text, folder, recipe.seed, workspace)
 
 
-def calibration(batches: Batches, tokens_per_step: int, parallel: Parallel) -> Iterator[Batch]:
-    """The first training batches, about `CALIBRATION_TOKENS` of them."""
-    for step in range(-(-CALIBRATION_TOKENS // tokens_per_step)):
-        for batch in batches.take(step):
-            yield batch.to(parallel.device)
-
-
-def stage_batches(scene: Scene, stage: Stage, rows_taken: int) -> loop.BatchSource:
-    """The stage's batches, which go on in the data where the stage before stopped."""
-    recipe, settings = scene.recipe, stage.train
-    if not rows_taken:
+def stage_batches(scene: Scene, number: int) -> Batches:
+    """All batches in steps of a stage's own size, of which it skips the first."""
+    if number == 0:
         return scene.batches
-    batches = load_batches(
-        recipe, stage, scene.folder, scene.tokenizer, scene.context_limit, scene.parallel,
-        scene.run,
+    return load_batches(
+        scene.recipe, scene.recipe.all_training[number], scene.folder, scene.tokenizer,
+        scene.context_limit, scene.parallel, scene.run,
     )  # fmt: skip
-    rows_a_step = settings.tokens_per_step // recipe.data.sequence_length
-    return Later(batches, -(-rows_taken // rows_a_step))
-
-
-@dataclass(frozen=True)
-class Later:
-    """Batches that begin `skipped` steps into the stream."""
-
-    batches: Batches
-    skipped: int
-
-    def take(self, step: int) -> list[Batch]:
-        return self.batches.take(self.skipped + step)
 
 
 def context_limit(configs: Iterable[PreTrainedConfig]) -> int | None:

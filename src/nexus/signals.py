@@ -98,6 +98,7 @@ class Scores:
     def __init__(
         self, logits: Float[Tensor, "n v"], normalizers: Mapping[float, Tensor] | None = None
     ) -> None:
+        self._is_relative = normalizers is None
         if normalizers is None:
             logits = logits - logits.detach().amax(-1, keepdim=True)
         self.logits = logits
@@ -111,6 +112,21 @@ class Scores:
     def log_probs(self, temperature: float = 1.0) -> Float[Tensor, "n v"]:
         """Log-probabilities of the distribution softened by `temperature`."""
         return self.logits / temperature - self.normalizer(temperature).unsqueeze(-1)
+
+    def log_and_probs(self) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n v"]]:
+        """Log-probabilities and probabilities at temperature 1, in memory of their own.
+
+        Exponentials are taken once, where logits are relative to the largest of their row.
+        """
+        if not self._is_relative:
+            log_probs = self.log_probs()
+            own = log_probs.clone() if log_probs is self.logits else log_probs
+            return own, own.exp()
+        shares = self.logits.exp()
+        total = shares.sum(-1)
+        self._normalizers.setdefault(1.0, total.log())
+        log_probs = self.logits - self._normalizers[1.0].unsqueeze(-1)
+        return log_probs, shares.div_(total.unsqueeze(-1))
 
     def detach(self) -> Scores:
         normalizers = {t: value.detach() for t, value in self._normalizers.items()}

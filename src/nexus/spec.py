@@ -113,7 +113,10 @@ def _unknown(loc: Location, spec: type[BaseModel]) -> tuple[str, str]:
     path, at = _written(spec, loc[:-1])
     known = sorted({field for model in _models(at) for field in model.model_fields})
     hint = nearest(name, known)
-    if not hint.startswith(":"):
+    if hint.startswith(":"):
+        if below := _place(tuple(path), at, name):  # the very name is better than one alike
+            hint = f": did you mean '{below}'? Known: {', '.join(known)}"
+    else:
         others = [_kind(model) for model in _models(_written(spec, loc[:-2])[1])
                   if name in model.model_fields]  # fmt: skip
         place = next(filter(None, (_place(tuple(path), at, name), _place((), [spec], name))), "")

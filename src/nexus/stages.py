@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from nexus import cascade
+from nexus.cursor import Later, skipped_steps
 from nexus.findings import Finding, note
 from nexus.kernels.decoder import compile_layers
+from nexus.looks import looks
 from nexus.objectives.weighted_sum import WeightedSum
 from nexus.recipe.schema import Stage
 from nexus.scene import Say, Scene, stage_batches
@@ -22,39 +25,51 @@ from nexus.training.settings import TrainSpec
 from nexus.training.shortage import advice, explained
 
 
-def train_stages(scene: Scene, stopping: Stopping, say: Say) -> None:
+def train_stages(scene: Scene, stopping: Stopping, say: Say) -> int:
     """The stages one after another, each on the student that the one before left behind.
 
     Those before the stage that was reached are not trained again: its checkpoint holds all there
     is of them, but for the shape that they gave the student.
+
+    Returns:
+        How long metrics.jsonl is at the end.
     """
-    stages, reached = scene.recipe.all_stages, reached_stage(scene, say)
-    rows_taken = metrics_bytes = 0
-    for number, stage in enumerate(stages):
+    reached, metrics_bytes = reached_stage(scene, say), 0
+    for number in range(len(scene.recipe.all_stages)):
+        if number < reached and scene.recipe.cascades:
+            continue
+        batches = stage_batches(scene, number) if number >= max(reached, 0) else scene.batches
+        cascade.begin(scene, number, batches, say)
+        stage = scene.recipe.all_stages[number]
         model = prepare(scene.student, stage.train)
         if number >= max(reached, 0):
-            batches = stage_batches(scene, stage, rows_taken)
-            module = assemble(scene, stage, model, say)
-            settings, sharded = spread(scene, module, stage.train)
+            teacher = cascade.teacher_of(scene, number)
+            module = assemble(scene, stage, model, teacher, say)
+            settings, sharded = spread(scene, module, stage.train, teacher)
+            later = Later(batches, skipped_steps(scene.recipe, number))
             work = loop.Stage(
-                stage.name, module, scene.teacher, batches, settings, scene.run.path,
+                stage.name, module, teacher, later, settings, scene.run.path,
                 metrics_bytes, resumes=0 < number == reached,
+                evaluate_maybe=looks(scene, module, settings, say),
             )  # fmt: skip
             metrics_bytes = train_stage(scene, work, stopping, say)
             model = sharded.whole() if sharded is not None else model
         scene.student = finish(model)
-        rows_taken += stage.train.steps * stage.train.tokens_per_step // row_length(scene)
+        cascade.leave(scene, number, say)
+    return metrics_bytes
 
 
 def spread(
-    scene: Scene, module: DistillationModule, settings: TrainSpec
+    scene: Scene, module: DistillationModule, settings: TrainSpec, teacher: LocalTeacher
 ) -> tuple[TrainSpec, Sharded | None]:
     """Share out the weights of student and teacher over the processes, if that is the strategy."""
-    chosen = strategy(settings, module.student, scene.teacher.model, scene.parallel)
+    chosen = strategy(settings, module.student, teacher.model, scene.parallel)
     settings = settings.model_copy(update={"parallel": chosen})
     if chosen == "ddp":
         return settings, None
-    if scene.sharded_teacher is None:
+    if teacher is not scene.teacher:
+        shard(teacher.speaker, teacher.model)
+    elif scene.sharded_teacher is None:
         scene.sharded_teacher = shard(scene.teacher.speaker, scene.teacher.model)
     return settings, shard(module, module.student)
 
@@ -69,13 +84,15 @@ def gather_teacher(scene: Scene) -> None:
 
 
 def reached_stage(scene: Scene, say: Say) -> int:
-    """The number of the last stage with a good checkpoint; -1 if there is none."""
+    """The number of the last stage with a good checkpoint, and all that it began with; -1 if
+    there is none."""
     stages = scene.recipe.all_stages
     return next(
         (
             number
             for number in reversed(range(len(stages)))
             if checkpoints_of(scene, stages[number], say).newest_together() is not None
+            and cascade.can_begin(scene, number, say)
         ),
         -1,
     )
@@ -88,14 +105,16 @@ def checkpoints_of(scene: Scene, stage: Stage, say: Say) -> Checkpoints:
     )
 
 
-def assemble(scene: Scene, stage: Stage, model: nn.Module, say: Say) -> DistillationModule:
+def assemble(
+    scene: Scene, stage: Stage, model: nn.Module, teacher: LocalTeacher, say: Say
+) -> DistillationModule:
     """The student with the stage's objectives, compiled where that pays."""
     fused = compiles(stage.train, scene.student)
     module = DistillationModule(
         model, WeightedSum(stage.objectives), scene.vocabulary, packed=scene.packed, fused=fused
     )
     if fused:
-        compile_layers(scene.teacher.model)
+        compile_layers(teacher.model)
         say("compiling at the first step, which takes a while")
     return module
 

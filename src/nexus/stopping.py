@@ -26,6 +26,10 @@ ECHO_SECONDS = 2.0
 """Under torchrun one Ctrl-C reaches a process twice: from the terminal, and from torchrun."""
 
 
+LOOK_SECONDS = 0.1
+"""How soon a `Halt` that went astray is raised again."""
+
+
 class _NobodyListens(Exception):
     """The signals were given back."""
 
@@ -61,6 +65,8 @@ class Stopping:
         self._reached: Callable[[], str] = str
         self._before: dict[signal.Signals, object] = {}
         self._writer = -1
+        self._lost: signal.Signals | None = None
+        self._complain = sys.unraisablehook
 
     def __call__(self) -> bool:
         return self._asked
@@ -109,6 +115,7 @@ class Stopping:
         threading.Thread(target=self._watch, args=(reader,), name="stopping", daemon=True).start()
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        self._complain, sys.unraisablehook = sys.unraisablehook, self._miss
         os.register_at_fork(after_in_child=self._forget)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
@@ -121,6 +128,7 @@ class Stopping:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before = {}
+        sys.unraisablehook = self._complain
         os.close(self._writer)
 
     @contextmanager
@@ -144,6 +152,13 @@ class Stopping:
             case Manner.WAIT:
                 _tell("stopping after this step; once more to stop at once")
 
+    def _miss(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """A `Halt` that met native code which can let no exception through: raised again later."""
+        if isinstance(unraisable.exc_value, Halt):
+            self._lost = signal.Signals[str(unraisable.exc_value)]
+        else:
+            self._complain(unraisable)
+
     def _watch(self, reader: int) -> None:
         """The thread: what arrives in `reader` are numbers of signals, written where they hit."""
         with open(reader, "rb", buffering=0), suppress(_NobodyListens):
@@ -152,8 +167,13 @@ class Stopping:
             if "TORCHELASTIC_RUN_ID" in os.environ:
                 time.sleep(min(ECHO_SECONDS, self.grace_seconds))
                 _drain(reader)
-            if _wait_for_signal(reader, until):
-                leave("stopped at once")
+            while (now := time.monotonic()) < until:
+                if _wait_for_signal(reader, min(until, now + LOOK_SECONDS)):
+                    leave("stopped at once")
+                if self._lost is not None:
+                    number, self._lost, self._asked = self._lost, None, False
+                    os.kill(os.getpid(), number)
+                    _wait_for_signal(reader, until)  # that one
             waited = f"stopped, since what was going on took longer than {self.grace_seconds:g} s"
             leave("; ".join(filter(None, (waited, self._reached()))))
 

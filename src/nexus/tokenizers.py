@@ -13,7 +13,7 @@ from nexus.spec import shown
 
 Settings = dict[str, Any]
 
-_REMEDY = (
+ONE_FOR_BOTH = (
     "Distilling distributions needs one tokenizer for both: give the student the teacher's, or use "
     "a cross-tokenizer method."
 )
@@ -103,7 +103,7 @@ def compare_tokenizers(
     """
     _compare_maps(teacher.get_vocab(), student.get_vocab())
     _compare_probes(teacher, student)
-    _compare_settings(_machinery(teacher), _machinery(student), _REMEDY)
+    _compare_settings(_machinery(teacher), _machinery(student), ONE_FOR_BOTH)
     if roles:
         _compare_settings(_roles(teacher), _roles(student), _ROLES_REMEDY)
 
@@ -168,7 +168,7 @@ def _compare_maps(teacher: dict[str, int], student: dict[str, int]) -> None:
 def _difference(token: str, theirs: int | str, ours: int | str) -> str:
     return (
         f"The tokenizers of teacher and student differ: token {token!r} is {theirs} in the "
-        f"teacher's and {ours} in the student's. {_REMEDY}"
+        f"teacher's and {ours} in the student's. {ONE_FOR_BOTH}"
     )
 
 
@@ -180,7 +180,7 @@ def _compare_probes(teacher: PreTrainedTokenizerBase, student: PreTrainedTokeniz
         if ours != theirs:
             raise UsageError(
                 f"The tokenizers of teacher and student differ: the teacher's encodes {text!r} as "
-                f"{theirs}, the student's as {ours}. {_REMEDY}"
+                f"{theirs}, the student's as {ours}. {ONE_FOR_BOTH}"
             )
 
 

@@ -224,6 +224,17 @@ class TestLoad:
         ranks = [self.load(rank=rank, world=world).take(5) for rank in range(world)]
         assert torch.equal(torch.cat([_concatenated(batches) for batches in ranks]), alone)
 
+    @pytest.mark.parametrize(("tokens", "rows"), [(1, 1), (16, 1), (17, 2), (16 * 8 * 3, 24)])
+    def test_the_beginning_is_alike_on_all_ranks_and_that_of_the_steps(
+        self, tokens: int, rows: int
+    ) -> None:
+        steps = torch.cat([_concatenated(self.load().take(step)) for step in range(4)])
+        for settings in ({}, {"rank": 1, "world": 2}, {"micro_batch_rows": 3}):
+            batches = self.load(**settings)
+            assert torch.equal(_concatenated(list(batches.beginning(tokens))), steps[:rows])
+            later = _concatenated(list(batches.beginning(tokens, first_row=5)))
+            assert torch.equal(later, steps[5 : 5 + rows])
+
     def test_micro_batches_only_group(self) -> None:
         by_two, by_three = self.load().take(1), self.load(micro_batch_rows=3).take(1)
         assert [len(batch.input_ids) for batch in by_two] == [2, 2, 2, 2]

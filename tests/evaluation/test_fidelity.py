@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from nexus.batch import IGNORED, PADDING, Batch
 from nexus.durable import Damaged
 from nexus.errors import NexusError
-from nexus.evaluation.fidelity import COLUMNS, Fidelity, measure
+from nexus.evaluation.fidelity import COLUMNS, Fidelity, layout, measure
 from nexus.kernels.lm_head import Trunk, split_head
 from nexus.teachers.local import LocalTeacher
 
@@ -105,6 +105,32 @@ def test_grouping_and_padding_change_nothing(teacher: LocalTeacher, student: Tru
     alone = measure(student, teacher, [pack([[one]], 16) for one in keyed]).documents
     for name in COLUMNS:
         assert packed[name] == pytest.approx(alone[name], rel=1e-4)
+    for name in ("student_bins", "teacher_bins"):
+        assert np.allclose(packed[name], alone[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("left", [0, 3, 9])
+def test_padding_on_either_side_changes_nothing(
+    teacher: LocalTeacher, student: Trunk, left: int
+) -> None:
+    """Neither sums nor bins of confidence."""
+    texts = [(str(number), text) for number, text in enumerate(documents(9, 14))]
+    plain = pack([[one] for one in texts], 14)
+    columns = (plain.input_ids, plain.targets, plain.documents, plain.parts, plain.tasks)
+    fills = (0, IGNORED, PADDING, 0, 0)
+    ids, targets, owners, parts, tasks = (
+        torch.nn.functional.pad(column, (left, 2), value=fill)
+        for column, fill in zip(columns, fills, strict=True)
+    )
+    ahead = torch.arange(left).expand(2, left)
+    positions = torch.cat([ahead, plain.position_ids, torch.arange(2).expand(2, 2)], dim=1)
+    padded = Batch(ids, targets, positions, owners, parts, tasks, keys=plain.keys)
+    expected = measure(student, teacher, [plain]).documents
+    found = measure(student, teacher, [padded]).documents
+    for name in COLUMNS:
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+    for name in ("student_bins", "teacher_bins"):
+        assert np.allclose(found[name], expected[name], rtol=1e-4, atol=1e-5), name
 
 
 def test_a_document_in_two_rows_is_one_document(teacher: LocalTeacher, student: Trunk) -> None:
@@ -160,12 +186,12 @@ def test_bytes_are_those_of_the_decoded_targets(
 
 
 def table(nll: Sequence[float], tokens: Sequence[float], sizes: Sequence[float]) -> Fidelity:
-    layout = [("key", "U4"), *((name, "f8") for name in COLUMNS)]
-    rows = np.zeros(len(nll), dtype=layout)
+    rows = np.zeros(len(nll), dtype=layout(4))
     rows["key"] = [str(number) for number in range(len(nll))]
     rows["student_nll"] = rows["teacher_nll"] = nll
     rows["tokens"], rows["bytes"] = tokens, sizes
     rows["agreement"] = np.array(tokens) / 4
+    rows["student_bins"][:, 3, 0] = rows["teacher_bins"][:, 3, 0] = tokens
     return Fidelity(rows)
 
 
@@ -181,6 +207,22 @@ def test_scores_in_closed_form() -> None:
         assert estimate.low == pytest.approx(estimate.value) == estimate.high
         assert estimate.n == 3
     assert (found.nll.unit, found.agreement.unit) == ("nats", "share")
+
+
+def test_a_piece_without_bytes_is_left_out_of_bits_per_byte() -> None:
+    """An end-of-text token that was cut off its text is a document of no bytes."""
+    whole = table([10.0, 20.0, 1.0], [10.0, 20.0, 1.0], [30.0, 31.0, 0.0]).student().bits_per_byte
+    assert whole is not None
+    assert whole.value == pytest.approx(30 / 61 / math.log(2))
+    assert table([1.0, 2.0], [1.0, 2.0], [0.0, 0.0]).student().bits_per_byte is None
+
+
+def test_a_shares_interval_ends_where_shares_end() -> None:
+    found = table([1.0] * 12, [4.0] * 12, [4.0] * 12)
+    found.documents["agreement"] = [3.0] + [0.0] * 11
+    agreement = found.student().agreement
+    assert agreement is not None and agreement.low is not None and agreement.high is not None
+    assert agreement.low == 0.0 < agreement.value < agreement.high < 1.0
 
 
 def test_perplexity_is_over_all_tokens_and_its_interval_is_that_of_the_loss() -> None:
@@ -213,6 +255,17 @@ def test_a_damaged_file_of_sums_is_not_believed(
         file.write_bytes(damaged)
         with pytest.raises(Damaged, match=r"sums\.npy is not what was written"):
             Fidelity.load(file)
+
+
+def test_sums_of_another_version_are_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused as damaged, upon which a run measures anew."""
+    found = table([1.0], [2.0], [2.0])
+    names = ["key", "tokens", "bytes", "forward_kl"]
+    Fidelity(found.documents[names].copy()).save(tmp_path / "old.npy")
+    with pytest.raises(Damaged, match="another version"):
+        Fidelity.load(tmp_path / "old.npy")
 
 
 def test_nothing_to_measure_is_an_error(teacher: LocalTeacher, student: Trunk) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nexus.errors import NexusError
-from nexus.evaluation.fidelity import COLUMNS, Fidelity
+from nexus.evaluation.fidelity import Fidelity, layout
 from nexus.evaluation.heldout import heldout
 from nexus.results import Estimate, Refused
 
@@ -13,7 +13,7 @@ def fidelity(
     kl: float, student_nll: float, teacher_nll: float = 2.0, documents: int = 20, seed: int = 0
 ) -> Fidelity:
     random = np.random.default_rng(seed)
-    rows = np.zeros(documents, [("key", "U4"), *((name, "f8") for name in COLUMNS)])
+    rows = np.zeros(documents, dtype=layout(4))
     rows["key"] = [f"{number:04}" for number in range(documents)]
     tokens = random.integers(20, 40, size=documents)
     rows["tokens"], rows["bytes"] = tokens, 4 * tokens
@@ -25,7 +25,8 @@ def fidelity(
         ("teacher_nll", teacher_nll),
     ):
         rows[name] = (level + hardness) * tokens
-    rows["agreement"] = 0.5 * tokens
+    rows["agreement"] = rows["acceptance"] = 0.5 * tokens
+    rows["student_bins"][:, 7, 0] = rows["teacher_bins"][:, 7, 0] = tokens
     return Fidelity(rows)
 
 
@@ -34,7 +35,7 @@ def test_what_training_was_worth() -> None:
     assert (found.documents, found.tokens) == (20, fidelity(0.5, 2.3).tokens)
     assert found.bytes == 4 * found.tokens
     gaps = found.gap_closed
-    assert set(gaps) == {"forward_kl", "reverse_kl", "nll"}
+    assert set(gaps) == {"forward_kl", "reverse_kl", "nll", "acceptance"}
     forward, loss = gaps["forward_kl"], gaps["nll"]
     assert isinstance(forward, Estimate) and isinstance(loss, Estimate)
     assert forward.value == pytest.approx(0.9, abs=0.01)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
@@ -88,3 +91,75 @@ def test_sampled_ids_tell_nothing_of_reverse_kl(teacher: Tensor, student: Tensor
 def test_a_comparison_needs_a_teacher(observer: Callable[..., Tensor], student: Tensor) -> None:
     with pytest.raises(ValueError, match="teacher"):
         observer(Scores(student), None, TARGETS)
+
+
+def test_all_at_once_is_each_alone(teacher: Tensor, student: Tensor) -> None:
+    found = observers.Compared(*observers.compared(Scores(student), Scores(teacher), TARGETS))
+    told = Scores(teacher)
+    for name in ("forward_kl", "reverse_kl", "agreement"):
+        alone = getattr(observers, name)(Scores(student), told, TARGETS)
+        torch.testing.assert_close(getattr(found, name), alone, rtol=1e-5, atol=1e-6)
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    torch.testing.assert_close(found.acceptance, 1 - 0.5 * (p - q).abs().sum(-1))
+    for of, probabilities in (("student", q), ("teacher", p)):
+        entropy = torch.distributions.Categorical(probabilities).entropy()
+        torch.testing.assert_close(getattr(found, f"{of}_entropy"), entropy)
+        torch.testing.assert_close(getattr(found, f"{of}_confidence"), probabilities.amax(-1))
+        right = (probabilities.argmax(-1) == TARGETS.tokens).float()
+        torch.testing.assert_close(getattr(found, f"{of}_correct"), right)
+        at_target = -probabilities.log()[torch.arange(N), TARGETS.tokens]
+        torch.testing.assert_close(getattr(found, f"{of}_nll"), at_target)
+
+
+LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=2 * V, max_size=2 * V)
+ONE = Targets(torch.tensor([0]), torch.zeros(1).long(), torch.zeros(1).long())
+
+
+def seen(student: Tensor, teacher: Tensor) -> observers.Compared:
+    return observers.Compared(*observers.compared(Scores(student), Scores(teacher), ONE))
+
+
+@given(LOGITS)
+def test_acceptance_is_one_less_the_total_variation(values: list[float]) -> None:
+    """And the total variation is at most sqrt(KL / 2), either way (Pinsker)."""
+    student, teacher = torch.tensor(values).view(2, 1, V)
+    found = seen(student, teacher)
+    p, q = teacher.double().softmax(-1), student.double().softmax(-1)
+    variation = float(0.5 * (p - q).abs().sum())
+    assert found.acceptance.item() == pytest.approx(1 - variation, abs=3e-5)
+    for divergence in (found.forward_kl, found.reverse_kl):
+        assert variation <= math.sqrt(max(0.0, divergence.item()) / 2 + 1e-5)
+    for entropy in (found.student_entropy, found.teacher_entropy):
+        assert -1e-4 <= entropy.item() <= math.log(V) + 1e-4
+
+
+@given(LOGITS)
+def test_a_student_that_is_its_teacher_is_always_accepted(values: list[float]) -> None:
+    logits = torch.tensor(values[:V]).view(1, V)
+    # A constant on all logits is no difference.
+    found = seen(logits + 3, logits)
+    assert found.acceptance.item() == pytest.approx(1, abs=1e-4)
+    assert found.forward_kl.item() == pytest.approx(0, abs=1e-4)
+    assert found.reverse_kl.item() == pytest.approx(0, abs=1e-4)
+
+
+@given(st.integers(2, 500), st.floats(-20, 20))
+def test_the_entropy_of_all_alike_is_the_logarithm_of_how_many(size: int, level: float) -> None:
+    alike = torch.full((1, size), level)
+    found = seen(alike, alike)
+    assert found.student_entropy.item() == pytest.approx(math.log(size), rel=1e-5)
+    assert found.student_nll.item() == pytest.approx(math.log(size), rel=1e-5)
+    assert found.student_confidence.item() == pytest.approx(1 / size, rel=1e-4)
+
+
+def test_two_tokens_in_closed_form() -> None:
+    p, q = torch.tensor([[0.8, 0.2]]), torch.tensor([[0.5, 0.5]])
+    at = Targets(torch.tensor([0]), torch.zeros(1).long(), torch.zeros(1).long())
+    found = observers.Compared(*observers.compared(Scores(q.log()), Scores(p.log()), at))
+    assert found.acceptance.item() == pytest.approx(0.7)
+    assert found.student_entropy.item() == pytest.approx(0.693147, abs=1e-5)
+    assert found.student_nll.item() == pytest.approx(0.693147, abs=1e-5)
+    assert found.teacher_confidence.item() == pytest.approx(0.8)
+    assert found.teacher_correct.item() == 1.0
+    with pytest.raises(ValueError, match="all tokens"):
+        observers.compared(Scores(q.log()), top(p.log(), 1), at)

@@ -97,14 +97,16 @@ def test_losses_and_gradients_are_numbers_at_every_temperature(
     row: Any, temperature: float
 ) -> None:
     """Also where teacher and student are certain, and of opposite opinions."""
-    if row.parameters.get("b", 0) < 0:
-        pytest.skip("a negative power of a probability of zero is infinite")
     teacher = torch.cat([torch.randn(4, V) * 10, torch.randn(4, V) * 0.01])
     student = torch.cat([teacher[:2] + 0.01, -teacher[2:4] * 5, torch.randn(4, V)])
     at = Targets(*(column[:8] for column in targets()))
     leaf = student.bfloat16().requires_grad_()
     output = Output(**row.kind, temperature=temperature)
     value = output.per_token(Scores(leaf.float()), Scores(teacher.bfloat16().float()), at)
+    if row.parameters.get("b", 0) < 0:  # a negative power of next to nothing is beyond fp32
+        assert not value.isnan().any() and not value.isneginf().any()
+        assert value[4:].isfinite().all() or temperature < 1
+        return
     value.sum().backward()
     assert value.isfinite().all()
     assert leaf.grad is not None and leaf.grad.isfinite().all()

@@ -52,6 +52,13 @@ def of(spec: str, place: str, *wrong: tuple[Any, str] | tuple[Any, str, str]) ->
 
 
 PRETRAINED = {"kind": "pretrained", "model": "s"}
+SHORT = {"steps": 10, "tokens_per_step": 128}
+
+
+def distilled(**changes: Any) -> dict[str, Any]:
+    """A quantisation whose distillation is good, but for the changes."""
+    return {"scheme": "int4", "distill": {"train": SHORT, **changes}}
+
 
 RECIPE = [
     *of("Recipe", "output", (GONE, "add it"), (3, "string")),
@@ -77,7 +84,7 @@ MODELS = [
     *of("LocalTeacherSpec", "teacher.modle", ("x", "did you mean 'model'?")),
     *of("LocalTeacherSpec", "teacher.temperature", (2.0, "'objectives[0].temperature'")),
     *of("Layers", "student.kind", ("layer", "did you mean 'layers'?"),
-        (GONE, "add one of layers, pretrained, scratch", "'student' has no 'kind'")),
+        (GONE, "add one of layers, pretrained, pruned, scratch", "'student' has no 'kind'")),
     *of("Layers", "student.count", (0, "greater than or equal to 1"), 
         (GONE, "add how many layers", "needs count")),
     *of("Layers", "student.pick", ("evenly", "did you mean 'evenly_spaced'?"), 
@@ -90,6 +97,40 @@ MODELS = [
     *of("Scratch", "student", ({"kind": "scratch"}, "add it", "student.config"),
         ({"kind": "scratch", "config": 3}, "path", "student.config"),
         ({"kind": "scratch", "config": "c", "size": 9}, "Known: config", "student.size")),
+    *of("Pruned", "student", ({"kind": "pruned"}, "add one", "'student'"),
+        ({"kind": "pruned", "target_params": 0}, "greater than 0", "student.target_params"),
+        ({"kind": "pruned", "target_params": 1e8, "strategy": "activations"}, "'activation'",
+         "student.strategy")),
+    *of("Shape", "student", ({"kind": "pruned", "shape": {"layers": 0}},
+        "greater than or equal to 1", "student.shape.layers"),
+        ({"kind": "pruned", "shape": {"neuron": 64}}, "did you mean 'neurons'?",
+         "student.shape.neuron")),
+    *of("Search", "student",
+        ({"kind": "pruned", "target_params": 1e8, "search": {"candidates": 1}},
+         "greater than or equal to 2", "student.search.candidates"),
+        ({"kind": "pruned", "target_params": 1e8, "search": {"token": 9}}, "did you mean 'tokens'?",
+         "student.search.token")),
+    *of("Scheme", "teacher.quantize", ({"scheme": "int4", "group_size": 0},
+        "greater than or equal to 1", "teacher.quantize.group_size")),
+    *of("Quantize", "quantize", ({}, "add it", "quantize.scheme"),
+        ({"scheme": "int5"}, "'int4'", "quantize.scheme"),
+        ({"scheme": "int4", "group_size": 0}, "greater than or equal to 1", "quantize.group_size"),
+        ({"scheme": "int8_dynamic", "group_size": 32}, "or take int8", "quantize"),
+        ({"scheme": "int8_dynamic", "distill": {"train": SHORT}}, "drop distill", "quantize"),
+        ({"scheme": "int4", "distil": {}}, "did you mean 'distill'?", "quantize.distil")),
+    *of("QuantizeDistill", "quantize", (distilled(parameters="scale"), "did you mean 'scales'?",
+        "quantize.distill.parameters"),
+        ({"scheme": "int4", "distill": {}}, "add it", "quantize.distill.train"),
+        (distilled(train={"tokens_per_step": 128}), "add it", "quantize.distill.train.steps"),
+        (distilled(train={**SHORT, "tokens_per_step": 100}), "Set it to 64 or 128",
+         "quantize.distill.train.tokens_per_step"),
+        (distilled(train={**SHORT, "lora": {"rank": 2}}), "drop lora", "quantize.distill.train"),
+        (distilled(train={**SHORT, "precision": "pure_bf16"}), "set it to bf16 or fp32",
+         "quantize.distill.train"),
+        (distilled(train={**SHORT, "parallel": "fsdp2"}), "set it to ddp or auto",
+         "quantize.distill.train"),
+        (distilled(learning_rate=1e-4), "'quantize.distill.train.learning_rate'",
+         "quantize.distill.learning_rate")),
 ]  # fmt: skip
 DATA = [
     *of("DataSpec", "data.sources", (GONE, "add it"), ([], "name a source"), ({}, "a list")),
@@ -172,6 +213,19 @@ TRAINING = [
     *of("EvaluateSpec", "evaluate.samples", (-1, "greater than or equal to 0")),
     *of("EvaluateSpec", "evaluate.sample_tokens", (0, "greater than or equal to 1")),
     *of("EvaluateSpec", "evaluate.sampels", (3, "did you mean 'samples'?")),
+    *of("EvaluateSpec", "evaluate.batch_sizes", ([], "at least 1"),
+        ([0], "greater than or equal to 1", "evaluate.batch_sizes[0]")),
+    *of("EvaluateSpec", "evaluate.tasks", ([{"kind": "choices", "path": "a"}], "'choice'")),
+    *of("CheckSpec", "check", ({"stop": "perhaps"}, "boolean", "check.stop")),
+    *of("Choice", "evaluate.tasks", ([{"kind": "choice"}], "add it"),
+        ([{"kind": "choice", "path": "a.jsonl", "limit": 0}], "greater than or equal to 1")),
+    *of("Cloze", "evaluate.tasks", ([{"kind": "cloze", "path": "a.jsonl", "limt": 3}],
+        "did you mean 'limit'?")),
+    *of("Classification", "evaluate.tasks", ([{"kind": "classification"}], "add it")),
+    *of("Generation", "evaluate.tasks",
+        ([{"kind": "generation", "path": "a.jsonl", "max_new_tokens": 0}],
+         "greater than or equal to 1")),
+    *of("LmEval", "evaluate.tasks", ([{"kind": "lm_eval"}], "needs the 'name'")),
 ]  # fmt: skip
 STAGES = [
     *of("Stage", "stages.0.name", (GONE, "add it"), ("a b", "letters"),

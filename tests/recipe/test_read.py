@@ -42,3 +42,26 @@ def test_an_override_without_a_place_is_quoted(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("output: a")
     with pytest.raises(UsageError, match="'output.deeper=1': there is nothing inside"):
         read(tmp_path / "recipe.yaml", ["output.deeper=1"])
+
+
+def test_a_value_within_itself_is_refused_and_one_that_stands_twice_is_not(tmp_path: Path) -> None:
+    """Anchors can bring about both; sixty doublings must not be walked one by one."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text("seed: &a [*a]\n")
+    with pytest.raises(UsageError, match="within itself"):
+        read(file)
+    file.write_text(
+        "a0: &a0 [1]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(60))
+    )
+    assert len(read(file)) == 61
+    with pytest.raises(UsageError, match="not valid YAML"):
+        read(file, ["seed=&c [*c]"])
+
+
+@pytest.mark.parametrize("number", ["0x" + "f" * 5000, "1" * 5000])
+def test_a_number_too_long_to_be_shown_is_refused(tmp_path: Path, number: str) -> None:
+    """Wherever it stands: Python, and compiled libraries with it, refuse to write it down."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"seed: [{{a: {number}}}]")
+    with pytest.raises(UsageError, match=f"{len(number)} characters.*shorten"):
+        read(file)

@@ -4,118 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from nexus.results import (
-    Estimate,
-    Evaluation,
-    Heldout,
-    Quality,
-    Rates,
-    Refused,
-    Sample,
-    Size,
-    Speed,
-)
+from nexus.proofs import Check, Proof
+from nexus.results import Evaluation
+
+MATERIAL = runpy.run_path(str(Path(__file__).parent / "material.py"))
 
 STEPS = 120
 
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    def nats(value: float, low: float, high: float) -> Estimate:
-        return Estimate(value=value, low=low, high=high, n=212, unit="nats")
-
-    def scores(nll: float, bits: float, **fidelity: Estimate) -> Quality:
-        perplexity = Estimate(
-            value=math.exp(nll), low=math.exp(nll - 0.05), high=math.exp(nll + 0.05), n=212
-        )
-        per_byte = Estimate(value=bits, low=bits - 0.02, high=bits + 0.02, n=212, unit="bits/byte")
-        loss = nats(nll, nll - 0.05, nll + 0.05)
-        return Quality(nll=loss, perplexity=perplexity, bits_per_byte=per_byte, **fidelity)
-
-    def share(value: float, low: float, high: float) -> Estimate:
-        return Estimate(value=value, low=low, high=high, n=212, unit="share")
-
-    def times(value: float) -> Estimate:
-        return Estimate(value=value, low=value * 0.97, high=value * 1.02, n=7, unit="×")
-
-    def rates(prefill: float, decode: float) -> Rates:
-        return Rates(
-            prefill=Estimate(
-                value=prefill, low=prefill * 0.95, high=prefill * 1.02, n=7, unit="tokens/s"
-            ),
-            decode=Estimate(
-                value=decode, low=decode * 0.96, high=decode * 1.03, n=7, unit="tokens/s"
-            ),
-            dtype="float32",
-        )
-
-    return Evaluation(
-        heldout=Heldout(
-            documents=212,
-            tokens=30_512,
-            bytes=121_004,
-            teacher=scores(2.833, 1.03),
-            untrained=scores(
-                8.12,
-                2.95,
-                forward_kl=nats(5.61, 5.5, 5.72),
-                reverse_kl=nats(4.9, 4.8, 5.0),
-                agreement=share(0.121, 0.115, 0.127),
-            ),
-            trained=scores(
-                3.281,
-                1.19,
-                forward_kl=nats(0.668, 0.651, 0.686),
-                reverse_kl=nats(0.62, 0.6, 0.641),
-                agreement=share(0.628, 0.619, 0.637),
-            ),
-            gap_closed={
-                "forward_kl": share(0.881, 0.876, 0.886),
-                "reverse_kl": share(0.873, 0.868, 0.879),
-                "nll": Refused(reason="the untrained student was as good as the teacher"),
-            },
-            perplexity_ratio={"untrained": times(198.0), "trained": times(1.565)},
-            change={"forward_kl": nats(-4.94, -5.05, -4.83)},
-        ),
-        speed=Speed(
-            teacher=rates(412.0, 21.3),
-            student=rates(795.0, 39.9),
-            speedup={"prefill": times(1.93), "decode": times(1.87)},
-            device="cpu",
-            threads=2,
-            prompt_tokens=128,
-            new_tokens=32,
-            seconds=19.2,
-            peak_memory_gib=2.31,
-        ),
-        size={
-            "teacher": Size(
-                parameters=134_515_008,
-                parameters_without_embeddings=106_203_456,
-                bytes_on_disk=538_090_408,
-                dtype="float32",
-            ),
-            "student": Size(
-                parameters=81_413_568,
-                parameters_without_embeddings=53_102_016,
-                bytes_on_disk=325_679_560,
-                dtype="float32",
-            ),
-        },
-        samples=(
-            Sample(
-                prompt="The capital of France is",
-                teacher=" Paris. It is the largest city in France and the seat of its government.",
-                student=" Paris, which is the largest city of the country.\nIt lies on the Seine.",
-            ),
-        ),
-    )
+    """Made by hand, with every part filled in: no model was measured."""
+    build: Evaluation = MATERIAL["evaluation"]()
+    return build
 
 
 @pytest.fixture
@@ -145,7 +53,28 @@ def run(tmp_path: Path, evaluation: Evaluation) -> Path:
     }
     (path / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
     evaluation.save(path)
+    check().save(path)
     return path
+
+
+def check() -> Check:
+    def proof(group: str, name: str, outcome: Any = "proved", **more: Any) -> Proof:
+        return Proof(group=group, name=name, outcome=outcome, **more)
+
+    return Check(
+        proofs=(
+            proof("fit", "training fits into memory", value=2.4, limit=15.6),
+            proof("teacher", "the teacher is better than the untrained student"),
+            proof(
+                "data", "few answers are cut", "doubtful", detail="12 of 4,820 rows",
+                remedy="raise data.sequence_length",
+            ),
+            proof("loss", "padding changes neither loss nor gradient", value=2e-7, limit=1e-5),
+            proof("loss", "the step is the same on two processes", "skipped", detail="one process"),
+        ),
+        seconds=41.0,
+        complete=True,
+    )  # fmt: skip
 
 
 def a_source(rows: int, tokens: int, **more: Any) -> dict[str, Any]:
@@ -170,7 +99,11 @@ def a_step(step: int) -> dict[str, Any]:
         "tokens_per_second": 900 + 400 * noise,
         "peak_memory_gib": 2.3,
         "seconds": 2.2,
-    }
+    } | (
+        {"heldout_kl": kl + 0.05, "heldout_agreement": 0.6, "heldout_nll": kl + 2.6}
+        if step % 40 == 0
+        else {}
+    )
 
 
 def write_steps(run: Path, steps: list[dict[str, Any]]) -> None:

@@ -24,15 +24,28 @@ def test_the_hub_reads_the_numbers_of_the_report(run: Path) -> None:
     assert data.pipeline_tag == "text-generation"
     assert "knowledge-distillation" in data.tags
     assert data.model_name == "SmolLM2-135M-Instruct-half"
-    found = {result.metric_type: result.metric_value for result in data.eval_results}
-    assert found["kl_divergence"] == 0.668
-    assert found["agreement"] == 0.628
-    assert set(found) == {
-        "perplexity",
-        "kl_divergence",
-        "reverse_kl_divergence",
-        "agreement",
-        "bits_per_byte",
+    found = {
+        (result.dataset_type, result.metric_type): result.metric_value
+        for result in data.eval_results
+    }
+    saved = Evaluation.load(run)
+    assert saved is not None and saved.heldout is not None
+    trained = saved.heldout.trained
+    assert trained.forward_kl and trained.reverse_kl and trained.agreement and trained.acceptance
+    assert trained.bits_per_byte and trained.calibration
+    assert found == {
+        ("heldout", "perplexity"): trained.perplexity.value,
+        ("heldout", "kl_divergence"): trained.forward_kl.value,
+        ("heldout", "reverse_kl_divergence"): trained.reverse_kl.value,
+        ("heldout", "agreement"): trained.agreement.value,
+        ("heldout", "acceptance"): trained.acceptance.value,
+        ("heldout", "nll"): trained.nll.value,
+        ("heldout", "bits_per_byte"): trained.bits_per_byte.value,
+        ("heldout", "ece"): trained.calibration.ece.value,
+        **{
+            (name, task.metric): task.scores["trained"][task.metric].value
+            for name, task in saved.tasks.items()
+        },
     }
 
 

@@ -11,6 +11,7 @@ import json
 import re
 import runpy
 import unicodedata
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ import pytest
 import yaml
 from rich.console import Console
 
+from nexus.findings import Finding, note
+from nexus.proofs import Check, Proof
 from nexus.report.build import render
 from nexus.report.card import model_card
+from nexus.report.diagnosis import diagnose
 from nexus.report.reading import read_run
 from nexus.report.table import retention_table
-from nexus.results import Evaluation, Refused, Sample
+from nexus.results import Comparison, Estimate, Evaluation, Refused, Sample, TaskResult
 from nexus.training.progress import View
 
 ALL = runpy.run_path(str(Path(__file__).parents[1] / "hostile_strings.py"))
@@ -66,6 +70,7 @@ class Structure(HTMLParser):
 
 def write(run: Path, evaluation: Evaluation, texts: list[str]) -> Evaluation:
     """Put the texts wherever a stranger could: models, users, files, data."""
+    some = ["".join(texts[at :: len(texts) // 16 or 1]) for at in range(len(texts) // 16 or 1)]
     spoilt = evaluation.model_copy(
         update={
             "samples": tuple(Sample(prompt=one, teacher=one, student=one) for one in texts),
@@ -73,11 +78,16 @@ def write(run: Path, evaluation: Evaluation, texts: list[str]) -> Evaluation:
                 update={"gap_closed": {"forward_kl": Refused(reason=" ".join(texts))}}
             ),
             "speed": evaluation.speed.model_copy(  # type: ignore[union-attr]
-                update={"device": texts[0]}
+                update={"device": texts[0], "left_out": tuple(some)}
             ),
+            "tasks": {f"t{number}{one}": task(one) for number, one in enumerate(some)},
         }
     )
     spoilt.save(run)
+    Check(proofs=tuple(proofs(some)), seconds=1.0).save(run)
+    (run / "findings.json").unlink(missing_ok=True)
+    for number, text in enumerate(some[:4]):
+        note(run, Finding(text, number, text, f"Training goes back: {text}"))
     source = {"rows": 1, "skipped_rows": []}
     environment = {
         "notices": texts,
@@ -94,6 +104,33 @@ def write(run: Path, evaluation: Evaluation, texts: list[str]) -> Evaluation:
     }
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return spoilt
+
+
+def task(text: str) -> TaskResult:
+    """One that the teacher cannot do and the student forgot, so that rules speak of it by name."""
+    return TaskResult(
+        kind=text,
+        metric=text,
+        items=100,
+        chance=0.5,
+        scores={model: {text: SCORE, f"{text} too": SCORE} for model in ("teacher", "trained")},
+        unanswered={"teacher": 0, "trained": 50},
+        teacher_above_chance=False,
+        retention={"raw": Refused(reason=text), text: Refused(reason=text)},
+        comparisons={
+            "trained - untrained": Comparison(difference=LOSS, gained=0, lost=20, p_value=0.001)
+        },
+    )
+
+
+SCORE = Estimate(value=0.5, low=0.4, high=0.6, n=100, unit="share")
+LOSS = Estimate(value=-0.2, low=-0.3, high=-0.1, n=100, unit="share")
+
+
+def proofs(texts: list[str]) -> Iterator[Proof]:
+    for outcome in ("proved", "failed"):
+        for text in texts:
+            yield Proof(group=text, name=text, outcome=outcome, detail=text, remedy=text)
 
 
 @pytest.fixture
@@ -117,8 +154,19 @@ def test_the_page_is_built_of_its_own_elements_only(pages: tuple[str, str]) -> N
     names = {name for element in hostile.elements for name in element[1:]}
     tags = {element[0] for element in hostile.elements}
     assert not [name for name in names if name.startswith("on")]
-    assert not tags & {"script", "iframe", "object", "embed", "base", "link", "form", "img", "a"}
+    assert not tags & {"script", "iframe", "object", "embed", "base", "link", "form", "img"}
     assert all(address.startswith("#") for address in hostile.addresses)
+
+
+def test_every_place_of_a_stranger_is_tried(run: Path, evaluation: Evaluation) -> None:
+    """A mark put wherever `write` puts texts is found in each section of the page."""
+    write(run, evaluation, ["@mark@"] * 2)
+    page = render(read_run(run))
+    places = ("tasks", "economy", "samples", "checks", "next", "data")
+    sections = {place: page.split(f'id="{place}"', 1)[1].split("<h2", 1)[0] for place in places}
+    assert [place for place, html in sections.items() if "@mark@" not in html] == []
+    symptoms = [s for s in diagnose(read_run(run)) if "@mark@" in s.evidence]
+    assert len(symptoms) >= 3
 
 
 def test_the_page_forbids_scripts_and_addresses(pages: tuple[str, str]) -> None:
@@ -170,7 +218,7 @@ def test_the_model_card_holds_no_markup_of_others(run: Path, evaluation: Evaluat
         assert not re.search(r"https?:|www\.", plain), plain
         assert not re.search(r"<[a-z/!]|\]\(|!\[", plain.replace("<!-- -->", "")), plain
     headings = [line for line in before.splitlines() if line.startswith("#")]
-    assert len(headings) == 3
+    assert len(headings) == 6
 
 
 @pytest.mark.parametrize("width", [60, 120])

@@ -69,3 +69,12 @@ def test_what_is_no_file_is_not_waited_for(run: Path) -> None:
     os.mkfifo(run / "metrics.jsonl")
     with pytest.raises(UsageError, match=r"metrics\.jsonl is no file"):
         read_run(run)
+
+
+def test_training_in_few_bits_is_no_step_towards_the_teacher(run: Path) -> None:
+    lines = ['{"stage": "train", "step": 1}', '{"stage": "quantize", "step": 1}']
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+    assert len(read_run(run).steps) == 2  # a stage that is called so
+    with (run / "recipe.yaml").open("a") as recipe:
+        recipe.write("\nquantize: {scheme: int4, distill: {train: {steps: 1}}}\n")
+    assert [step["stage"] for step in read_run(run).steps] == ["train"]

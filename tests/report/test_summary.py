@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nexus.report.reading import read_run
-from nexus.report.summary import asked, comparison, gaps, headline, student_kind, teacher_name
+from nexus.report.summary import asked, headline, student_kind, teacher_name, verdict
 from nexus.results import Estimate, Evaluation
 
 
@@ -75,20 +75,27 @@ def test_a_teacher_is_named_without_its_folder() -> None:
     assert teacher_name({}) == "the teacher"
 
 
-def test_only_what_was_measured_is_compared(evaluation: Evaluation) -> None:
-    labels = [row.label for row in comparison(evaluation)]
-    assert labels[0] == "Perplexity" and labels[-1] == "Decode, tokens/s"
-    without = Evaluation(size=evaluation.size)
-    assert [row.label for row in comparison(without)] == [
-        "Parameters",
-        "… without embeddings",
-        "On disk",
-    ]
-    assert comparison(Evaluation()) == gaps(Evaluation()) == []
+@pytest.mark.parametrize(
+    ("low", "high", "tone", "sign"),
+    [(0.1, 0.3, "bad", "▼"), (-0.1, 0.1, "unknown", "●"), (-0.3, -0.1, "good", "▲")],
+)
+def test_the_sign_of_the_verdict_follows_the_interval(
+    evaluation: Evaluation, low: float, high: float, tone: str, sign: str
+) -> None:
+    change = Estimate(value=(low + high) / 2, low=low, high=high, n=212, unit="nats")
+    assert evaluation.heldout is not None
+    heldout = evaluation.heldout.model_copy(update={"change": {"forward_kl": change}})
+    found = verdict(evaluation.model_copy(update={"heldout": heldout}))
+    assert (found.tone, found.sign) == (tone, sign)
 
 
-def test_a_refused_gap_keeps_its_reason(evaluation: Evaluation) -> None:
-    found = {gap.label: gap for gap in gaps(evaluation)}
-    assert found["KL(teacher ‖ student)"].cell.value.startswith("88.1")
-    assert found["Loss on the text"].share is None
-    assert "as good as the teacher" in found["Loss on the text"].reason
+def test_without_held_out_text_the_tasks_decide(evaluation: Evaluation) -> None:
+    found = verdict(evaluation.model_copy(update={"heldout": None}))
+    assert found.tone == "good" and found.words.startswith("2 tasks better, 0 worse")
+    assert verdict(Evaluation()).tone == verdict(None).tone == "unknown"
+
+
+def test_skills_are_said_of_tasks_that_say_anything(run: Path, evaluation: Evaluation) -> None:
+    said = " ".join(headline(read_run(run))).replace("\N{NO-BREAK SPACE}", " ")
+    assert "over 2 tasks" in said  # of the third the teacher is not above chance
+    assert "better at 2 tasks and worse at 0" in said

@@ -53,6 +53,21 @@ def test_pure_bf16_at_a_rate_that_moves_nothing_is_refused(scene: SimpleNamespac
     assert {p.dtype for p in student.parameters()} == {torch.bfloat16}
 
 
+def test_pure_bf16_trains_the_positions_that_the_student_is_loaded_with(
+    scene: SimpleNamespace, tmp_path: Path
+) -> None:
+    """To see it fail: cast the whole module in `prepare`, as `Module.to` does."""
+    student: Any = scene.make_model()
+    frequencies = student.model.rotary_emb.inv_freq.clone()
+    prepare(student, scene.make_settings(precision="pure_bf16", learning_rate=1e-2))
+    assert torch.equal(student.model.rotary_emb.inv_freq, frequencies)
+    student.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert again.dtype == torch.bfloat16
+    ids = torch.arange(20)[None]
+    assert torch.equal(again(input_ids=ids).logits, student.eval()(input_ids=ids).logits)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_checkpointing_recomputes_and_changes_no_gradient(
     scene: SimpleNamespace, dropout: float

@@ -135,3 +135,15 @@ def test_the_view_is_closed_after_a_failure() -> None:
         view.show(1, VALUES)
         fail()
     assert file.getvalue().rindex("\x1b[?25h") > file.getvalue().rindex("\x1b[?25l")
+
+
+def test_the_last_held_out_point_stays_in_sight() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=200, color_system=None, soft_wrap=True, _environ={})
+    with View("train", 0, 3, console=console) as view:
+        view.show(1, VALUES)
+        view.show(2, {**VALUES, "heldout_kl": 0.5})
+        view.show(3, VALUES)
+    first, second, third = file.getvalue().splitlines()
+    assert "held-out" not in first
+    assert all("held-out KL 0.5000 (step 2)" in line for line in (second, third))

@@ -31,10 +31,10 @@ def test_closed_forms(student: nn.Module) -> None:
     assert checkpoint_bytes(student, settings()) == each
     assert checkpoint_bytes(student, settings(precision="pure_bf16")) == each // 2
     assert checkpoint_bytes(student, settings(lora={"rank": 2})) == 600 * 4
-    assert most_bytes(student, [settings(keep_checkpoints=2)]) == 3 * each
-    assert most_bytes(student, [settings(keep_checkpoints=2)] * 2) == 5 * each
+    assert most_bytes([student], [settings(keep_checkpoints=2)]) == 3 * each
+    assert most_bytes([student] * 2, [settings(keep_checkpoints=2)] * 2) == 5 * each
     only_two = settings(save_every=100, keep_checkpoints=9)  # before the first step and at the end
-    assert most_bytes(student, [only_two]) == 2 * each + 600 * 4
+    assert most_bytes([student], [only_two]) == 2 * each + 600 * 4
     student.weight.requires_grad_(False)
     assert checkpoint_bytes(student, settings()) == 600 * 4
 
@@ -58,11 +58,12 @@ def test_what_cannot_fit_is_refused_with_both_numbers(
 
     stages = [settings(keep_checkpoints=1)]
     free(14_400)
-    require_space(tmp_path / "run", student, stages, Parallel())
+    require_space(tmp_path / "run", [student], stages, Parallel())
     free(14_399)
     with pytest.raises(UsageError, match=r"14,400 bytes more .*7,200 bytes each.*14,399 bytes"):
-        require_space(tmp_path / "run", student, stages, Parallel())
+        require_space(tmp_path / "run", [student], stages, Parallel())
     there = tmp_path / "run/checkpoints/train/step-000010"
     there.mkdir(parents=True)
     (there / "student.safetensors").write_bytes(b"x")
-    require_space(tmp_path / "run", student, stages, Parallel())  # a byte of it is written already
+    # A byte of it is written already.
+    require_space(tmp_path / "run", [student], stages, Parallel())

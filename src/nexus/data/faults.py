@@ -48,6 +48,7 @@ class Faults:
         policy: `error`: `settle` raises if there were any. `skip`: they are left out.
         rejected: Receives every bad row under `skip`.
         streamed: There may be no end to the source: `error` does not wait for it.
+        in_recipe: A recipe says what becomes of bad rows, so that another choice can be advised.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Faults:
         *,
         rejected: Rejected | None = None,
         streamed: bool = False,
+        in_recipe: bool = True,
     ) -> None:
         self.policy = policy
+        self._in_recipe = in_recipe
         self.count = 0
         self._kept: list[Fault] = []
         self._rejected = rejected
@@ -107,6 +110,8 @@ class Faults:
         remedy = (
             "set data.on_bad_row: skip to leave such rows out; they are then counted, and written "
             "to rejected.jsonl in the run directory."
+            if self._in_recipe
+            else "take it out."
         )
         listed = self.listed
         if self.count == 1:

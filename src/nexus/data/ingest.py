@@ -63,6 +63,7 @@ class Ingest:
         on_bad_row: What becomes of rows that cannot be used.
         rejected: Receives those that are left out.
         streamed: The source is read as it is needed, and may have no end.
+        in_recipe: Whether it is a recipe that names the source.
     """
 
     def __init__(
@@ -76,9 +77,10 @@ class Ingest:
         on_bad_row: OnBadRow = "error",
         rejected: Rejected | None = None,
         streamed: bool = False,
+        in_recipe: bool = True,
     ) -> None:
         self.source = source
-        self.faults = Faults(on_bad_row, rejected=rejected, streamed=streamed)
+        self.faults = Faults(on_bad_row, rejected=rejected, streamed=streamed, in_recipe=in_recipe)
         self._encoder = encoder
         self._folder = folder
         self._length = length

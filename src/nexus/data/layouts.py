@@ -51,6 +51,8 @@ class Chat:
     messages: tuple[Message, ...]
     first_target: int = 0
     tools: tuple[dict[str, Any], ...] | None = None
+    unfinished: bool = False
+    """The generation prompt follows the last message: it is for the assistant to go on."""
 
 
 Content = Text | Written | Chat

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from nexus.batch import IGNORED, PADDING, Batch
 from nexus.data.chat import Encoder, Example, SpecialTokens
 from nexus.data.corpus import Corpus, read
+from nexus.data.documents import Documents
 from nexus.data.faults import OnBadRow
 from nexus.data.ingest import Ingest
 from nexus.data.mixture import Mixture
@@ -96,11 +97,35 @@ class Batches:
         """
         frame = self._frame
         first = (step * frame.world + frame.rank) * frame.rows_per_rank
-        rows = []
-        for row in range(first, first + frame.rows_per_rank):
-            task, number = self._mixture[row]
-            rows.append(self._corpus.train[task][number])
+        rows = [self._row(number) for number in range(first, first + frame.rows_per_rank)]
         return [self._collated(some) for some in _groups(rows, frame.micro_batch_rows)]
+
+    def beginning(self, tokens: int, first_row: int = 0) -> Iterator[Batch]:
+        """The training rows from one on, so many positions, whoever's they are: alike on all ranks.
+
+        Args:
+            tokens: how many positions; rounded up to whole rows.
+            first_row: counted over all steps and ranks.
+        """
+        size, last = self._frame.micro_batch_rows, first_row + -(-tokens // self._frame.length)
+        for start in range(first_row, last, size):
+            yield self._collated([self._row(n) for n in range(start, min(start + size, last))])
+
+    def documents(self, tokens: int) -> Documents:
+        """Every training document once; where some are streamed, the first so many tokens."""
+        members = self._corpus.train.values()
+        if any(member.size is None for member in members):
+            last = -(-tokens // self._frame.length)
+            return Documents(lambda: (self._row(number) for number in range(last)))
+        return Documents(
+            lambda: (member[row] for member in members for row in range(member.size or 0))
+        )
+
+    @property
+    def heldout_documents(self) -> Documents:
+        """Every held-out document once."""
+        held = self._corpus.heldout
+        return Documents(lambda: (held[row] for row in range(held.size)) if held else ())
 
     def heldout(self, rows: int | None = None) -> Iterator[Batch]:
         """The held-out documents in their order, `rows` rows at a time; the last may have fewer."""
@@ -111,6 +136,10 @@ class Batches:
         for start in range(0, held.size, size):
             numbers = range(start, min(start + size, held.size))
             yield self._collated([held[number] for number in numbers])
+
+    def _row(self, number: int) -> list[Example]:
+        task, place = self._mixture[number]
+        return self._corpus.train[task][place]
 
     def _collated(self, rows: Sequence[Sequence[Example]]) -> Batch:
         frame = self._frame

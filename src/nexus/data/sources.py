@@ -229,7 +229,7 @@ def resolve(path: str, folder: Path, what: Literal["file", "directory"]) -> Path
     if not resolved.exists():
         raise UsageError(
             f"{path}: there is no such {what} in {folder.absolute()}. "
-            f"Correct the path; relative paths start at the recipe's folder."
+            "Correct the path; relative ones start there."
         )
     if resolved.is_dir() != (what == "directory"):
         found, kind = (

@@ -123,6 +123,7 @@ class ChatTemplate:
             "tools": tools,
             "markers": self._marked,
             "beginnings": beginnings,
+            "unfinished": chat.unfinished,
         }
 
     def _rendered(self, chat: Chat, answer: Answer, place: str) -> Rendered:

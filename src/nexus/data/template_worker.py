@@ -14,7 +14,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from typing import IO, Any, TypedDict, cast
+from typing import IO, Any, NotRequired, TypedDict, cast
 
 CPU_SECONDS = 2.0
 """For one conversation, unless a request says otherwise."""
@@ -35,6 +35,8 @@ class Conversation(TypedDict):
     """Say where the template's `{% generation %}` blocks are."""
     beginnings: list[tuple[int, bool]]
     """So many of the messages, and whether the generation prompt follows them."""
+    unfinished: NotRequired[bool]
+    """The generation prompt follows the whole."""
 
 
 class Request(TypedDict):
@@ -123,7 +125,8 @@ def _answered(render: Callable[..., Any], request: Request, asked: Conversation)
         return texts[0], blocks[0] if markers else []
 
     try:
-        text, blocks = write(messages, prompt=False, markers=asked["markers"])
+        unfinished = asked.get("unfinished", False)
+        text, blocks = write(messages, prompt=unfinished, markers=asked["markers"])
         beginnings = (write(messages[:n], prompt=prompt)[0] for n, prompt in asked["beginnings"])
         lengths = [len(some) if text.startswith(some) else -1 for some in beginnings]
         return {"text": text, "blocks": blocks, "lengths": lengths}

@@ -8,8 +8,9 @@ every statistic is computed from sums over the drawn documents. Statistics taken
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -22,6 +23,11 @@ RESAMPLES = 2000
 _CELLS = 4_000_000
 """Draw counts held at once: 32 MB."""
 
+FEW = 10
+"""Below it resamples of a single document are not rare, whose spread is nothing."""
+_STEP = 1e-5
+_ROUNDING = 1e-8
+
 Statistic = Callable[[ndarray], ndarray]
 """From sums `[m, k]` to values `[m]`: applied to the data and to every resample alike."""
 
@@ -32,6 +38,8 @@ class Bootstrap:
 
     observed: Float[ndarray, "1 k"]
     replicates: Float[ndarray, "resamples k"]
+    products: Float[ndarray, "1+resamples k*k"]
+    """Sums of the products of every two columns, first as observed: what errors come from."""
     n: int
 
     @classmethod
@@ -39,34 +47,103 @@ class Bootstrap:
         cls, columns: Float[ndarray, "n k"], resamples: int = RESAMPLES, seed: int = 0
     ) -> Bootstrap:
         """Resample the rows of `columns` (one row a document, one column a total)."""
-        n = len(columns)
-        random = np.random.default_rng(seed)
-        chunk = max(1, _CELLS // n)
-        parts = []
-        for start in range(0, resamples, chunk):
-            size = min(chunk, resamples - start)
-            drawn = random.multinomial(n, np.full(n, 1.0 / n), size=size)
-            parts.append(drawn @ columns)
-        return cls(columns.sum(axis=0, keepdims=True), np.concatenate(parts), n)
+        n, k = columns.shape
+        products = (columns[:, :, None] * columns[:, None, :]).reshape(n, k * k)
+        both = np.concatenate([columns, products], axis=1)
+        sums = np.concatenate(
+            [
+                both.sum(axis=0, keepdims=True),
+                *(drawn @ both for drawn in draws(n, resamples, seed)),
+            ]
+        )
+        return cls(sums[:1, :k], sums[1:, :k], sums[:, k:], n)
 
     def interval(self, statistic: Statistic, level: float = 0.95) -> tuple[float, float] | None:
-        """The expanded percentile interval (Hesterberg, arXiv:1411.5279), or nothing at n = 1.
+        """The symmetric bootstrap-t interval (Hall, 1988), or nothing at n = 1.
 
-        Plain percentiles are too narrow for few documents, by sqrt((n-1)/n) and by using the normal
-        quantile where Student's is due. The percentiles are moved outwards to make up for both.
+        Value ± c errors, where the error is the linearised one and c the `level` quantile of
+        |resampled value - value| / resampled error. Documents are few, skewed and of very unequal
+        lengths: plain, expanded and accelerated percentiles then cover 88 to 93 % where they say
+        95, and this one what it says (benchmarks/coverage.py). Of fewer than ten documents c is
+        Student's, and the interval a rough one.
         """
         if self.n < 2:
             return None
-        quantile = math.sqrt(self.n / (self.n - 1)) * student_quantile(0.5 + level / 2, self.n - 1)
-        outside = NormalDist().cdf(-quantile)
-        low, high = np.quantile(statistic(self.replicates), [outside, 1 - outside])
-        return float(low), float(high)
+        values = statistic(np.concatenate([self.observed, self.replicates]))
+        errors = self._errors(statistic, values)
+        if errors[0] == 0:
+            return float(values[0]), float(values[0])
+        reach = student_quantile(0.5 + level / 2, self.n - 1)
+        if self.n >= FEW:
+            off = np.abs(values[1:] - values[0])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratios = np.where(off <= _ROUNDING * abs(values[0]), 0.0, off / errors[1:])
+            # Where hardly any document differs, many resamples have no spread to divide by.
+            least, most = 0.0, student_quantile(0.5 + level / 2, 1)
+            reach = float(np.quantile(np.clip(ratios, least, most), level))
+        return float(values[0] - reach * errors[0]), float(values[0] + reach * errors[0])
 
-    def estimate(self, statistic: Statistic, unit: Unit = "") -> Estimate:
-        """The statistic of the data with its 95 % interval."""
+    def estimate(
+        self,
+        statistic: Statistic,
+        unit: Unit = "",
+        through: Callable[[float], float] = float,
+    ) -> Estimate:
+        """The statistic of the data with its 95 % interval.
+
+        Args:
+            statistic: from sums to a value.
+            unit: of what is reported.
+            through: an increasing function that value and interval are taken through: exp for a
+                perplexity, which is skewed where the loss is not.
+        """
         low, high = self.interval(statistic) or (None, None)
-        value = float(statistic(self.observed)[0])
-        return Estimate(value=value, low=low, high=high, n=self.n, unit=unit)
+        return Estimate(
+            value=float(through(float(statistic(self.observed)[0]))),
+            low=None if low is None else float(through(low)),
+            high=None if high is None else float(through(high)),
+            n=self.n,
+            unit=unit,
+        )
+
+    def _errors(self, statistic: Statistic, values: Float[ndarray, " m"]) -> Float[ndarray, " m"]:
+        """Standard errors by the delta method, of the data and of every resample."""
+        sums = np.concatenate([self.observed, self.replicates])
+        k = sums.shape[1]
+        products = self.products.reshape(-1, k, k)
+        slopes = np.empty_like(sums)
+        for column in range(k):
+            size = np.maximum(np.abs(sums[:, column]), np.sqrt(products[:, column, column]))
+            step = _STEP * np.where(size > 0, size, 1.0)
+            above, below = sums.copy(), sums.copy()
+            above[:, column] += step
+            below[:, column] -= step
+            slopes[:, column] = (statistic(above) - statistic(below)) / (2 * step)
+        spread = np.einsum("mi,mij,mj->m", slopes, products, slopes)
+        spread -= np.einsum("mi,mi->m", slopes, sums) ** 2 / self.n
+        errors = np.sqrt(np.maximum(spread, 0.0) * self.n / (self.n - 1))
+        return np.where(errors <= _ROUNDING * np.abs(values), 0.0, errors)
+
+
+def draws(n: int, resamples: int, seed: int) -> Iterator[Float[ndarray, "some n"]]:
+    """How often each row is in each resample; the same for every table of n rows."""
+    if n * resamples <= _CELLS:
+        yield _kept_draws(n, resamples, seed)
+        return
+    random = np.random.default_rng(seed)
+    chunk = max(1, _CELLS // n)
+    for start in range(0, resamples, chunk):
+        yield _drawn(random, min(chunk, resamples - start), n)
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(n: int, resamples: int, seed: int) -> Float[ndarray, "resamples n"]:
+    return _drawn(np.random.default_rng(seed), resamples, n)
+
+
+def _drawn(random: np.random.Generator, rows: int, n: int) -> Float[ndarray, "rows n"]:
+    drawn = random.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def student_quantile(probability: float, freedom: int) -> float:

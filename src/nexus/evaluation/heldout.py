@@ -13,7 +13,9 @@ MEASURES: dict[str, Unit] = {
     "forward_kl": "nats",
     "reverse_kl": "nats",
     "agreement": "share",
+    "acceptance": "share",
     "student_nll": "nats",
+    "student_entropy": "nats",
 }
 
 
@@ -49,20 +51,41 @@ def heldout(trained: Fidelity, untrained: Fidelity | None = None, *, seed: int =
                     untrained.per_token(name), trained.per_token(name), goal, seed=seed
                 )
                 for name, goal in goals.items()
-            },
-            "change": {
-                _plain(name): difference(
-                    trained.per_token(name), untrained.per_token(name), unit=unit, seed=seed
+            }
+            | {
+                "acceptance": gap_closed(
+                    _rejected(untrained), _rejected(trained), nothing, seed=seed
                 )
-                for name, unit in MEASURES.items()
             },
+            "change": changes(trained, untrained, seed=seed),
             "perplexity_ratio": ratios | {"untrained": _perplexity_ratio(untrained, seed)},
         }
     )
 
 
+def changes(later: Fidelity, earlier: Fidelity, *, seed: int = 0) -> dict[str, Estimate]:
+    """By measure, the later student minus the earlier one, paired by document.
+
+    Raises:
+        NexusError: if they were measured on different documents.
+    """
+    _same_documents(later, earlier)
+    return {
+        _plain(name): difference(
+            later.per_token(name), earlier.per_token(name), unit=unit, seed=seed
+        )
+        for name, unit in MEASURES.items()
+    }
+
+
 def _perplexity_ratio(of: Fidelity, seed: int) -> Estimate:
     return perplexity_ratio(of.per_token("student_nll"), of.per_token("teacher_nll"), seed=seed)
+
+
+def _rejected(of: Fidelity) -> Totals:
+    """The total variation: what acceptance lacks of 1, the teacher's own."""
+    accepted = of.per_token("acceptance")
+    return Totals(accepted.count - accepted.total, accepted.count)
 
 
 def _plain(column: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,11 @@ def gap_closed(
     return bootstrap.estimate(lambda sums: (_mean(sums, 0) - _mean(sums, 1)) / gap(sums), "share")
 
 
+def mean(of: Totals, *, unit: Unit = "", resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """A mean over tokens (or items)."""
+    return _paired(resamples, seed, of).estimate(lambda sums: _mean(sums, 0), unit)
+
+
 def difference(
     first: Totals,
     second: Totals,
@@ -95,7 +101,7 @@ def perplexity_ratio(
 ) -> Estimate:
     """exp(student's mean loss - teacher's): how many times the teacher's perplexity is left."""
     bootstrap = _paired(resamples, seed, student, teacher)
-    return bootstrap.estimate(lambda sums: np.exp(_mean(sums, 0) - _mean(sums, 1)), "×")
+    return bootstrap.estimate(lambda sums: _mean(sums, 0) - _mean(sums, 1), "×", through=math.exp)
 
 
 def _paired(resamples: int, seed: int, *measures: Totals) -> Bootstrap:

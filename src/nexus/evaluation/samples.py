@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
-import torch
-from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nexus.evaluation.greedy import write
 from nexus.evaluation.mode import observing
 from nexus.results import Sample
 
@@ -43,17 +37,6 @@ def _continue(
     prompt: Sequence[int],
     new_tokens: int,
 ) -> str:
-    ids = torch.tensor([list(prompt)], device=model.device)
-    # A model's own settings may sample or penalise repetition; both must write by one rule.
-    settings = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
-        max_new_tokens=new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-        use_cache=True,
-    )
-    written = cast(Any, model).generate(
-        ids, attention_mask=torch.ones_like(ids), generation_config=settings
-    )
-    ids_written = cast(Tensor, written)[0, ids.shape[1] :]
-    return str(tokenizer.decode(ids_written, skip_special_tokens=True))
+    ends = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    (text,) = write(model, tokenizer, [prompt], new_tokens=new_tokens, end_ids=ends)
+    return text

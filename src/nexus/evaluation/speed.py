@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,12 +14,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nexus.evaluation.mode import observing
-from nexus.memory import peak_memory_gib
-from nexus.results import Estimate, Rates, Speed, Unit
+from nexus.memory import GIB, available_bytes, peak_memory_gib
+from nexus.results import Estimate, Rates, Speed, SpeedAt, Unit
 
+BATCH_SIZES = (1, 8, 32)
 WARM_UP_TOKENS = 4
+TRIAL_PROMPT = 16
+"""Of the batch sizes after the first: what is tried before they are timed, and the least."""
 FEWEST_ROUNDS = 3
 """So many should fit into the time; where they would not, fewer tokens are written a round."""
+
+_NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
 def speed(
@@ -29,52 +35,107 @@ def speed(
     new_tokens: int = 32,
     seconds: float = 20.0,
     seed: int = 0,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> Speed:
-    """Prefill and greedy decode with a KV cache at batch size 1, each model in its own dtype.
+    """Prefill and greedy decode with a KV cache, each model in its own dtype.
 
-    Each round times both models, the order swapping every round; the first round always completes
-    and no further one starts that would overrun `seconds`. Rates are medians over the rounds with
-    quartiles; speed-ups are medians of the ratio within each round. The continuation gets shorter
-    on a slow machine, and both it and the prompt where a model's context is shorter than the two;
-    what was used is in the result.
+    Each round times both models, the order swapping every round. The first batch size completes a
+    round whatever it takes; no other round starts that would overrun the batch size's share of
+    `seconds`. Rates count the tokens of the whole batch and are medians over the rounds with
+    quartiles; speed-ups are medians of the ratio within each round. Prompt and continuation get
+    shorter on a slow machine, and where a model's context is shorter than the two; what was used is
+    in the result. A later batch size is left out, and named, if it does not fit into its share even
+    once, or into memory.
     """
     models = {"teacher": teacher, "student": student}
     prompt_tokens, new_tokens = _fit(list(models.values()), prompt_tokens, new_tokens)
-    prompt = _prompt(list(models.values()), prompt_tokens, seed)
-    rounds = _Rounds()
+    first, *others = batch_sizes
     with observing(teacher, student):
+        prompt = _prompt(list(models.values()), first, prompt_tokens, seed)
         warm_up = min(WARM_UP_TOKENS, new_tokens)
         trial = [_time_one(model, prompt, warm_up) for model in models.values()]
-        new_tokens = _affordable(trial, warm_up, new_tokens, seconds / FEWEST_ROUNDS)
-        begin = time.perf_counter()
-        order = list(models)
-        last = 0.0
-        while not rounds.count or time.perf_counter() - begin + last <= seconds:
-            start = time.perf_counter()
-            for name in order:
-                rounds.add(name, *_time_one(models[name], prompt, new_tokens))
-            order.reverse()
-            last = time.perf_counter() - start
-        took = time.perf_counter() - begin
+        share = seconds / len(batch_sizes)
+        written = _affordable(trial, warm_up, new_tokens, share / FEWEST_ROUNDS)
+        main = last = _time_rounds(models, prompt, written, share)
+        took, batches, left_out = main.took, list[SpeedAt](), list[str]()
+        for number, batch in enumerate(others):
+            share = (seconds - took) / (len(others) - number)
+            begin = time.perf_counter()
+            prompt = _prompt(list(models.values()), batch, prompt_tokens, seed)
+            timed = _time_batch(models, prompt, new_tokens, share, last)
+            took += time.perf_counter() - begin
+            if isinstance(timed, str):
+                left_out.append(f"batch size {batch}: {timed}")
+            else:
+                batches.append(timed.at(models))
+                last = timed
     return Speed(
-        teacher=rounds.rates("teacher", prompt_tokens, new_tokens, teacher.dtype),
-        student=rounds.rates("student", prompt_tokens, new_tokens, student.dtype),
-        speedup=rounds.speedup(),
+        teacher=main.rates("teacher", teacher.dtype),
+        student=main.rates("student", student.dtype),
+        speedup=main.speedup(),
         device=_device_name(student.device),
         threads=torch.get_num_threads(),
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
+        batch=first,
+        prompt_tokens=main.prompt_tokens,
+        new_tokens=main.new_tokens,
         seconds=round(took, 3),
         peak_memory_gib=round(peak_memory_gib(student.device), 3),
+        batches=tuple(batches),
+        left_out=tuple(left_out),
     )
+
+
+def _time_batch(
+    models: dict[str, PreTrainedModel],
+    prompt: Int[Tensor, "batch prompt"],
+    new_tokens: int,
+    seconds: float,
+    smaller: _Rounds,
+) -> _Rounds | str:
+    """Rounds of one of the later batch sizes, or why there are none.
+
+    Args:
+        models: the models.
+        prompt: as long as it may be.
+        new_tokens: as many as may be written.
+        seconds: what the batch size may take, its trial included.
+        smaller: the rounds of a smaller batch, which were no slower.
+    """
+    begin = time.perf_counter()
+    tried, written = min(TRIAL_PROMPT, prompt.shape[1]), min(WARM_UP_TOKENS, new_tokens)
+    if (least := smaller.seconds_of(tried, written)) > seconds:
+        return f"a round takes {least:.1f} s or more, and there were {max(0.0, seconds):.1f} s"
+    if (needed := _cache_bytes(models, prompt, new_tokens)) > (free := _free_bytes(models)):
+        return f"its cache needs {needed / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free"
+    try:
+        trial = [_time_one(model, prompt[:, :tried], written) for model in models.values()]
+        read, wrote = (sum(phase) for phase in zip(*trial, strict=True))
+        left = seconds - (time.perf_counter() - begin)
+        if read + wrote > left:
+            return f"a round takes {read + wrote:.1f} s, and there were {max(0.0, left):.1f} s"
+        whole = read / tried * prompt.shape[1] + wrote / written * new_tokens
+        scale = min(1.0, left / FEWEST_ROUNDS / whole) if whole else 1.0
+        length = max(tried, int(scale * prompt.shape[1]))
+        continued = max(written, int(scale * new_tokens))
+        return _time_rounds(models, prompt[:, :length], continued, left)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return "it does not fit into memory"
 
 
 @dataclass
 class _Rounds:
-    """Seconds by model and phase, one entry a round."""
+    """Seconds by model and phase at one batch size, one entry a round."""
 
+    batch: int
+    prompt_tokens: int
+    new_tokens: int
     prefill: dict[str, list[float]] = field(default_factory=dict)
     decode: dict[str, list[float]] = field(default_factory=dict)
+    took: float = 0.0
 
     @property
     def count(self) -> int:
@@ -84,10 +145,18 @@ class _Rounds:
         self.prefill.setdefault(name, []).append(prefill)
         self.decode.setdefault(name, []).append(decode)
 
-    def rates(self, name: str, prompt_tokens: int, new_tokens: int, dtype: torch.dtype) -> Rates:
+    def seconds_of(self, prompt_tokens: int, new_tokens: int) -> float:
+        """What both models would take together, by their fastest rounds."""
+        reading = sum(min(times) for times in self.prefill.values()) / self.prompt_tokens
+        writing = sum(min(times) for times in self.decode.values()) / self.new_tokens
+        return reading * prompt_tokens + writing * new_tokens
+
+    def rates(self, name: str, dtype: torch.dtype) -> Rates:
+        prefill, decode = np.array(self.prefill[name]), np.array(self.decode[name])
         return Rates(
-            prefill=_median(prompt_tokens / np.array(self.prefill[name]), "tokens/s"),
-            decode=_median(new_tokens / np.array(self.decode[name]), "tokens/s"),
+            prefill=_median(self.batch * self.prompt_tokens / prefill, "tokens/s"),
+            decode=_median(self.batch * self.new_tokens / decode, "tokens/s"),
+            first_token=_median(prefill, "s"),
             dtype=str(dtype).removeprefix("torch."),
         )
 
@@ -97,6 +166,36 @@ class _Rounds:
             phase: _median(np.array(times["teacher"]) / np.array(times["student"]), "×")
             for phase, times in phases.items()
         }
+
+    def at(self, models: dict[str, PreTrainedModel]) -> SpeedAt:
+        return SpeedAt(
+            batch=self.batch,
+            teacher=self.rates("teacher", models["teacher"].dtype),
+            student=self.rates("student", models["student"].dtype),
+            speedup=self.speedup(),
+            prompt_tokens=self.prompt_tokens,
+            new_tokens=self.new_tokens,
+        )
+
+
+def _time_rounds(
+    models: dict[str, PreTrainedModel],
+    prompt: Int[Tensor, "batch prompt"],
+    new_tokens: int,
+    seconds: float,
+) -> _Rounds:
+    """At least one round, and as many more as fit into the time."""
+    rounds = _Rounds(prompt.shape[0], prompt.shape[1], new_tokens)
+    begin, last = time.perf_counter(), 0.0
+    order = list(models)
+    while not rounds.count or time.perf_counter() - begin + last <= seconds:
+        start = time.perf_counter()
+        for name in order:
+            rounds.add(name, *_time_one(models[name], prompt, new_tokens))
+        order.reverse()
+        last = time.perf_counter() - start
+    rounds.took = time.perf_counter() - begin
+    return rounds
 
 
 def _median(values: np.ndarray, unit: Unit) -> Estimate:
@@ -112,7 +211,7 @@ def _median(values: np.ndarray, unit: Unit) -> Estimate:
 
 
 def _time_one(
-    model: PreTrainedModel, prompt: Int[Tensor, "1 prompt"], new_tokens: int
+    model: PreTrainedModel, prompt: Int[Tensor, "batch prompt"], new_tokens: int
 ) -> tuple[float, float]:
     """Seconds to read the prompt and give the first token; seconds for `new_tokens` more."""
     finish = _barrier(model.device)
@@ -160,10 +259,32 @@ def _fit(models: list[PreTrainedModel], prompt_tokens: int, new_tokens: int) -> 
     return context - new_tokens, new_tokens
 
 
-def _prompt(models: list[PreTrainedModel], tokens: int, seed: int) -> Int[Tensor, "1 prompt"]:
+def _prompt(
+    models: list[PreTrainedModel], batch: int, tokens: int, seed: int
+) -> Int[Tensor, "batch prompt"]:
     vocabulary = min(model.config.get_text_config().vocab_size for model in models)
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(vocabulary, (1, tokens), generator=generator)
+    return torch.randint(vocabulary, (batch, tokens), generator=generator)
+
+
+def _cache_bytes(
+    models: dict[str, PreTrainedModel], prompt: Int[Tensor, "batch prompt"], new_tokens: int
+) -> int:
+    """What keys and values of the larger model take, twice, since a longer cache is a copy."""
+    batch, length = prompt.shape
+    needed = 0
+    for model in models.values():
+        config = model.config.get_text_config()
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kept = getattr(config, "num_key_value_heads", None) or heads
+        by_token = 2 * config.num_hidden_layers * kept * width * model.dtype.itemsize
+        needed = max(needed, 2 * by_token * batch * (length + new_tokens))
+    return needed
+
+
+def _free_bytes(models: dict[str, PreTrainedModel]) -> int:
+    return max(0, min(available_bytes(model.device) for model in models.values()))
 
 
 def _device_name(device: torch.device) -> str:

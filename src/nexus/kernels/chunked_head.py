@@ -108,17 +108,21 @@ def observe(
     *,
     workspace: Workspace | None = None,
 ) -> Float[Tensor, "observed n"]:
-    """Values per token without any gradient, chunk by chunk: what an evaluation needs."""
+    """Values per token without any gradient, chunk by chunk: what an evaluation needs.
+
+    What is observed may also give several rows at once, `[k, n]`, which share their work.
+    """
     memory = workspace or Workspace()
     sweeps = Sweeps.of(Losses((), tuple(observed)), student.head, teacher, fused=False)
     project, tell = _Projection(student, "student", memory), _told(teacher, memory)
-    chunks = [torch.empty(len(observed), 0, device=student.hidden.device)]
+    chunks = []
     with torch.autocast(student.hidden.device.type, enabled=False):
-        for start, stop in _chunks(project, EAGER_CHUNK_BYTES):
+        for start, stop in _chunks(project, EAGER_CHUNK_BYTES) or [(0, 0)]:
             own = Scores(student.head.finish(project(start, stop), student.head.biases))
             scores = sweeps.teacher(tell(start, stop), _biases(teacher))
             at = Targets(*(column[start:stop] for column in targets))
-            chunks.append(torch.stack([loss(own, scores, at) for loss in observed]))
+            values = [loss(own, scores, at) for loss in observed]
+            chunks.append(torch.cat([v if v.dim() == 2 else v.unsqueeze(0) for v in values]))
     return torch.cat(chunks, dim=1)
 
 

@@ -17,6 +17,9 @@ from nexus.errors import UsageError, shortened
 NOT_OF_ITS_TAG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What PyYAML stumbles with over `!!bool 3`, `!!float ''` and the like, or 2024-13-45."""
 
+LONGEST_NUMBER = 400
+"""Characters of an integer. Python itself refuses to write those of more than 4,300 digits."""
+
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[Any, Any]:
     """Read a recipe file and apply `a.b=c` overrides to it.
@@ -29,7 +32,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[Any, Any]:
             f"recipe '{path}' does not exist. `nexus quickstart DIR` writes one to begin with"
         )
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_OneKeyOnce)
+        values = _without_cycles(yaml.load(path.read_text(encoding="utf-8"), Loader=_OneKeyOnce))
     except (yaml.YAMLError, RecursionError, *NOT_OF_ITS_TAG) as error:
         raise UsageError(f"{path} is not valid YAML: {_explained(error)}") from None
     if not isinstance(values, dict):
@@ -56,6 +59,43 @@ class _OneKeyOnce(yaml.SafeLoader):
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """An integer of a length that messages, which libraries write too, can show."""
+        if len(node.value) > LONGEST_NUMBER:
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"no number of {len(node.value)} characters is needed here: shorten it",
+                node.start_mark,
+            )
+        return int(super().construct_yaml_int(node))
+
+
+_OneKeyOnce.add_constructor("tag:yaml.org,2002:int", _OneKeyOnce.construct_yaml_int)
+
+
+def _without_cycles(value: Any) -> Any:
+    """The value itself, unless it is inside itself, which anchors can bring about (&a [*a]).
+
+    Raises:
+        RecursionError: it is.
+    """
+    above, done = set[int](), set[int]()
+
+    def look(at: Any) -> None:
+        if not isinstance(at, (dict, list)) or id(at) in done:
+            return
+        if id(at) in above:
+            raise RecursionError
+        above.add(id(at))
+        for inner in at.values() if isinstance(at, dict) else at:
+            look(inner)
+        above.discard(id(at))
+        done.add(id(at))
+
+    look(value)
+    return value
+
 
 def _explained(error: Exception) -> str:
     """What a parser says, and what to do about it where it does not say."""
@@ -63,7 +103,7 @@ def _explained(error: Exception) -> str:
         case UnicodeDecodeError():
             return f"{error}. Save it as UTF-8"
         case RecursionError():
-            return "it is nested too deeply. Write it flatter"
+            return "it is nested too deeply, or within itself. Write it flatter"
         case LookupError() | TypeError() | AttributeError():
             return "a value is none of what its tag says. Leave tags (!!…) out"
     said = str(error)
@@ -78,7 +118,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not all((*parents, last)):
         raise UsageError(f"--set '{override}' is not of the form key.subkey=value")
     try:
-        value = yaml.load(text, Loader=_OneKeyOnce)
+        value = _without_cycles(yaml.load(text, Loader=_OneKeyOnce))
     except (yaml.YAMLError, RecursionError, *NOT_OF_ITS_TAG):
         raise UsageError(f"--set '{override}': the value is not valid YAML") from None
     place: Any = values

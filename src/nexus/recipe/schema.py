@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from nexus.data.loader import DataSpec
 from nexus.errors import UsageError
+from nexus.evaluation.speed import BATCH_SIZES
+from nexus.evaluation.tasks import AnyTask
+from nexus.objectives.output import Output
 from nexus.objectives.weighted_sum import AnyObjective, WeightedSum
+from nexus.recipe.few_bits import Quantize
 from nexus.redaction import secret_in
+from nexus.results import FEW_BITS
 from nexus.spec import Spec
-from nexus.students import AnyStudent
+from nexus.students import AnyCut, AnyStudent
+from nexus.students.pruned import Pruned
 from nexus.teachers.local import LocalTeacherSpec
 from nexus.training.settings import TrainSpec
 
@@ -29,6 +35,11 @@ class Stage(Spec):
 
     name: str = Field(json_schema_extra={"pattern": NAME.pattern})
     """Names its checkpoints and its curves."""
+    student: AnyCut | None = None
+    """Cut this, before training, from the student that the stage before left behind."""
+    teacher: Literal["original", "previous"] = "original"
+    """Whom the stage learns from: the recipe's teacher, or the student that the stage before left
+    behind, frozen."""
     objectives: Objectives
     train: TrainSpec
 
@@ -43,11 +54,38 @@ class Stage(Spec):
 class EvaluateSpec(Spec):
     """What is measured at the end of a run, besides fidelity on the held-out documents."""
 
+    tasks: tuple[AnyTask, ...] = ()
+    """Questions with known answers, put to the teacher and to the student, before its first step
+    and after its last one."""
     speed_seconds: float = Field(default=20.0, ge=0)
-    """How long teacher and student are timed in turns; 0 leaves speed out."""
+    """How long teacher and student are timed in turns, all batch sizes together; 0: not at all."""
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (
+        BATCH_SIZES
+    )
+    """How many texts at once are timed."""
+    rollouts: int = Field(default=8, ge=0)
+    """How many held-out documents the student continues, to be measured on what it writes itself;
+    0 leaves that out."""
+    rollout_tokens: int = Field(default=64, ge=1)
+    """How much it writes of each."""
     samples: int = Field(default=3, ge=0)
     """How many held-out documents both continue, to be read side by side."""
     sample_tokens: int = Field(default=40, ge=1)
+
+    @field_validator("tasks")
+    @classmethod
+    def _differ(cls, tasks: tuple[AnyTask, ...]) -> tuple[AnyTask, ...]:
+        names = [task.name for task in tasks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two tasks are called '{twice}': give each a name of its own")
+        return tasks
+
+
+class CheckSpec(Spec):
+    """What becomes of a run for which something could not be proved before its first step."""
+
+    stop: bool = True
+    """Whether it stops at a failed proof. False: it begins all the same, and a finding says so."""
 
 
 class Recipe(Spec):
@@ -65,6 +103,9 @@ class Recipe(Spec):
     """How the one stage trains."""
     stages: tuple[Stage, ...] = ()
     """Several stages, one after another on one student, instead of `objectives` and `train`."""
+    quantize: Quantize | None = None
+    """Write the trained student in few bits as well, and measure what that cost."""
+    check: CheckSpec = CheckSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
 
     @model_validator(mode="before")
@@ -98,12 +139,19 @@ class Recipe(Spec):
         if len(set(names)) < len(names):
             raise ValueError("two stages share a name: give each its own")
         for stage in self.all_stages:
-            self._check(stage)
+            self._check(stage, f"stage '{stage.name}': " if self.stages else "")
+        if (last := self.few_bits_stage) is not None:
+            self._check(last, "quantize.distill.")
+            if last.name in names:
+                raise ValueError(
+                    f"a stage is called '{last.name}', which is what quantize.distill is called in "
+                    "metrics and checkpoints: give the stage another name"
+                )
+        self._check_descent()
         return self
 
-    def _check(self, stage: Stage) -> None:
+    def _check(self, stage: Stage, where: str) -> None:
         """What needs no model and no data to be told, before hours are spent on earlier stages."""
-        where = f"stage '{stage.name}': " if self.stages else ""
         try:
             WeightedSum(stage.objectives).rehearse(stage.train.steps)
         except UsageError as error:
@@ -117,9 +165,59 @@ class Recipe(Spec):
                 + (f"{below} or {below + length}" if below else f"{length}")
             )
 
+    def _check_descent(self) -> None:
+        """Every student is smaller than the one that it is cut from, as far as numbers tell."""
+        sizes = [self.student, *(stage.student for stage in self.stages[1:])]
+        before: float | None = None
+        for number, cut in enumerate(sizes):
+            where = f"stage '{self.stages[number].name}'" if self.stages else ""
+            first = number == 0 and bool(self.stages)
+            if first and self.stages[0].student is not None:
+                raise ValueError(
+                    f"{where} is the first, whose student is the recipe's: write it as 'student' "
+                    "of the recipe"
+                )
+            if first and self.stages[0].teacher == "previous":
+                raise ValueError(
+                    f"{where} is the first, so there is no previous student to learn from: set "
+                    "teacher: original"
+                )
+            if number and isinstance(cut, Pruned) and cut.vocabulary is not None:
+                raise ValueError(
+                    f"{where}: student.vocabulary is cut once, before all text is tokenised: put "
+                    "vocabulary under the recipe's own 'student', of kind pruned"
+                )
+            target = cut.target_params if isinstance(cut, Pruned) else None
+            if target and before and target >= before:
+                raise ValueError(
+                    f"{where}: student.target_params is {target:,.10g}, which is not below the "
+                    f"{before:,.10g} of the student that it is cut from: lower it"
+                )
+            before = target or (before if cut is None else None)
+
+    @property
+    def cascades(self) -> bool:
+        """Whether a stage has a student or a teacher of its own."""
+        return any(stage.student or stage.teacher == "previous" for stage in self.stages)
+
     @property
     def all_stages(self) -> tuple[Stage, ...]:
         """The stages as a list, also when the recipe writes a single one without its name."""
         if self.objectives is not None and self.train is not None:
             return (Stage(name="train", objectives=self.objectives, train=self.train),)
         return self.stages
+
+    @property
+    def few_bits_stage(self) -> Stage | None:
+        """What trains the student within few bits, after all stages; nothing unless asked for."""
+        if self.quantize is None or self.quantize.distill is None:
+            return None
+        follow = Output(divergence="forward_kl", temperature=1.0)
+        train = self.quantize.distill.train
+        return Stage(name=FEW_BITS, teacher="previous", objectives=(follow,), train=train)
+
+    @property
+    def all_training(self) -> tuple[Stage, ...]:
+        """Everything that reads training text, in its order."""
+        last = self.few_bits_stage
+        return self.all_stages if last is None else (*self.all_stages, last)

@@ -1,30 +1,42 @@
 """`report.html`: one file that needs no network and no script, and says what it does not know.
 
 It is made from whatever a run directory holds: `recipe.yaml` (required), `metrics.jsonl`,
-`evaluation.json` (see `nexus.results`) and `environment.json`. Of the last, `data` (the facts of
-each source and their total) and `notices` (a list of sentences) have sections of their own;
-`changes` are among the notices;
-everything else is listed under its dotted name.
+`evaluation.json` (see `nexus.results`), `check.json`, `findings.json` and `environment.json`. Of
+the last, `data` (the facts of each source and their total) and `notices` (a list of sentences) have
+sections of their own; `changes` are among the notices; everything else is listed under its dotted
+name.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nexus import durable, findings
+from nexus.proofs import Check
 from nexus.redaction import redacted
+from nexus.report.charts import quality_charts, reliability
+from nexus.report.checks import checks_view
 from nexus.report.data import data_view
-from nexus.report.plots import Plot, curves
+from nexus.report.diagnosis import diagnose
+from nexus.report.drawing import Plot
+from nexus.report.economy import size_rows, speed_note, speed_rows
+from nexus.report.few_bits import few_bits_view
+from nexus.report.fidelity import calibration_note, exposure, gaps, heldout_rows, measured_on
+from nexus.report.plots import curves
 from nexus.report.reading import RunFiles, read_run
-from nexus.report.summary import comparison, gaps, headline, teacher_name
-from nexus.report.words import cell, count, duration, plain, short_count
-from nexus.results import Evaluation, Speed
+from nexus.report.stages import stage_rows
+from nexus.report.summary import headline, teacher_name, verdict
+from nexus.report.tasks import tasks_view
+from nexus.report.words import Cell, cell, count, duration, plain, short_count
+from nexus.results import Estimate, Evaluation
 from nexus.visible import visible
 
 FILE_NAME = "report.html"
@@ -55,7 +67,7 @@ def render(files: RunFiles) -> str:
     """The page as text. Everything that models, users or files wrote is escaped, shows what hides
     in it, and holds no secrets."""
     pages = Environment(
-        loader=PackageLoader("nexus.report", ""),
+        loader=PackageLoader("nexus.report", "page"),
         autoescape=True,
         finalize=_shown,
         undefined=StrictUndefined,
@@ -66,22 +78,47 @@ def render(files: RunFiles) -> str:
     return pages.get_template("template.html").render(
         title=f"{teacher_name(files.recipe)}, distilled",
         name=files.path.resolve().name,
+        verdict=verdict(files.evaluation),
         sentences=headline(files),
         tiles=_tiles(evaluation),
-        rows=comparison(evaluation),
-        gaps=gaps(evaluation),
-        heldout=evaluation.heldout,
-        speed_note=_speed_note(evaluation.speed),
+        symptoms=diagnose(files),
+        notices=_notices(files),
         plots=[_Figure(plot) for plot in curves(files.steps, files.evaluation)],
         training=_training(files),
         samples=evaluation.samples,
+        checks=checks_view(files.check),
         data=data_view(files.environment.get("data")),
         recipe=files.recipe_text,
         environment=_environment(files.environment),
-        notices=_notices(files),
+        fingerprints=_fingerprints(files.environment),
+        commands=_commands(files),
+        empty=Cell(),
         count=count,
         percent=_percent,
+        **_measured(evaluation),
     )
+
+
+def _measured(evaluation: Evaluation) -> dict[str, Any]:
+    """The parts that come from evaluation.json alone."""
+    heldout, rollouts, speed = evaluation.heldout, evaluation.rollouts, evaluation.speed
+    calibration = reliability(evaluation)
+    return {
+        "rows": heldout_rows(heldout) if heldout else [],
+        "measured_on": measured_on(heldout) if heldout else "",
+        "calibration_note": calibration_note(heldout) if heldout else "",
+        "calibration": _Figure(calibration) if calibration else None,
+        "gaps": gaps(evaluation),
+        "rollouts": rollouts,
+        "exposure": exposure(rollouts, heldout) if rollouts else [],
+        "tasks": tasks_view(evaluation.tasks),
+        "quality": [_Figure(plot) for plot in quality_charts(evaluation)],
+        "stages": stage_rows(evaluation.stages),
+        "sizes": size_rows(evaluation),
+        "few_bits": few_bits_view(evaluation),
+        "speeds": speed_rows(speed) if speed else [],
+        "speed_note": speed_note(speed) if speed else "",
+    }
 
 
 def _shown(value: Any) -> Any:
@@ -107,38 +144,28 @@ def _tiles(evaluation: Evaluation) -> list[Tile]:
         if heldout.trained.agreement:
             shown = cell(heldout.trained.agreement)
             tiles.append(Tile(shown.value, "agrees with the teacher", shown.interval))
-        shown, goal = cell(heldout.trained.perplexity), cell(heldout.teacher.perplexity)
-        tiles.append(Tile(shown.value, "perplexity", f"teacher {goal.value}"))
+        shown, teachers = cell(heldout.trained.perplexity), heldout.teacher
+        note = f"teacher {cell(teachers.perplexity).value}" if teachers else ""
+        tiles.append(Tile(shown.value, "perplexity", note))
+    kept = [
+        ratio.value
+        for task in evaluation.tasks.values()
+        if isinstance(ratio := task.retention.get("above_chance"), Estimate)
+    ]
+    if kept:
+        value = f"{100 * median(kept):.0f}\N{NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
+        note = f"median of {len(kept)} tasks" if kept[1:] else "on 1 task"
+        tiles.append(Tile(value, "of the teacher's skill above chance", note))
     teacher, student = evaluation.size.get("teacher"), evaluation.size.get("student")
     if teacher and student:
         share = student.parameters / teacher.parameters
         note = f"of the teacher's {short_count(teacher.parameters)}"
-        tiles.append(Tile(f"{100 * share:.0f} %", "parameters", note))
+        tiles.append(Tile(f"{100 * share:.0f}\N{NO-BREAK SPACE}%", "parameters", note))
     if evaluation.speed and "decode" in evaluation.speed.speedup:
         rate = evaluation.speed.student.decode.value
         shown = cell(evaluation.speed.speedup["decode"])
         tiles.append(Tile(shown.value, "decoding speed", f"{plain(rate)} tokens/s"))
     return tiles
-
-
-def _speed_note(speed: Speed | None) -> str:
-    if speed is None:
-        return ""
-    threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
-    n = speed.student.decode.n
-    rounds = f"medians of {n} rounds with quartiles" if n > 1 else "one round only"
-    note = (
-        f"Speeds: batch {speed.batch}, {speed.prompt_tokens} prompt tokens, {speed.new_tokens} "
-        f"written greedily with a KV cache, on {speed.device} with {threads}; {rounds}, "
-        "teacher and student timed in turns. "
-        f"The process held {plain(speed.peak_memory_gib)} GiB at most."
-    )
-    if speed.teacher.dtype != speed.student.dtype:
-        note += (
-            f" The teacher ran in {speed.teacher.dtype} and the student in {speed.student.dtype}: "
-            "the difference in speed is not of size alone."
-        )
-    return note
 
 
 def _training(files: RunFiles) -> str:
@@ -152,7 +179,19 @@ def _training(files: RunFiles) -> str:
         said += f" in {duration(seconds)}"
     if peaks:
         said += f", {plain(max(peaks))} GiB of memory at most"
-    return f"{said}. Faint: each step. Bold: running mean."
+    said += ". Faint: each step. Bold: running mean."
+    if any("heldout_kl" in step for step in files.steps):
+        said += (
+            " Diamonds: the beginning of the held-out text, so that the last one need not meet "
+            "what was measured on all of it."
+        )
+    return said
+
+
+def _is_checked(check: Check | None) -> bool:
+    """Whether the check says already that held-out documents were trained on."""
+    doubts = [proof for proof in check.proofs if proof.outcome != "proved"] if check else []
+    return any(proof.group == "data" and "held-out" in proof.name for proof in doubts)
 
 
 def _notices(files: RunFiles) -> list[str]:
@@ -165,19 +204,29 @@ def _notices(files: RunFiles) -> list[str]:
     }
     notices += [f"This run has no {what}." for what, found in missing.items() if not found]
     data = data_view(files.environment.get("data"))
-    if data and data.warning:
+    if data and data.warning and not _is_checked(files.check):
         notices.append(data.warning)
     if files.unreadable_steps:
         notices.append(f"Lines of metrics.jsonl that could not be read: {files.unreadable_steps}.")
     return notices
 
 
+def _commands(files: RunFiles) -> list[str]:
+    """From beside the run directory: the same run again, and this page again."""
+    name = files.path.resolve().name
+    recipe = shlex.quote(f"{name}/recipe.yaml")
+    output = shlex.quote(f"output=../{name}-again")
+    return [f"nexus distill {recipe} --set {output}", f"nexus report {shlex.quote(name)}"]
+
+
+def _fingerprints(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = environment.get("fingerprints")
+    return list(_flat(found)) if isinstance(found, Mapping) else []
+
+
 def _environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rest = {
-        name: part
-        for name, part in environment.items()
-        if name not in ("data", "notices", "changes")
-    }
+    apart = ("data", "notices", "changes", "fingerprints")
+    rest = {name: part for name, part in environment.items() if name not in apart}
     return list(_flat(rest))
 
 

@@ -11,14 +11,18 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from nexus.redaction import redacted
+from nexus.report.card_tables import economy_section, escaped, quality_section, task_section
+from nexus.report.data import data_view
 from nexus.report.reading import RunFiles, read_run
-from nexus.report.summary import comparison, gaps, headline, teacher_name
-from nexus.report.words import ABSENT, Cell, count
-from nexus.results import Estimate, Heldout
+from nexus.report.summary import headline, teacher_name
+from nexus.report.tasks import primary
+from nexus.results import Estimate, Evaluation, Heldout
 from nexus.visible import one_line, visible
 
 MOST_CARD_BYTES = 10**6
+MOST_LANGUAGES = 200
 _LICENSE = re.compile(r"[\w.+-]{1,60}")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -38,11 +42,14 @@ def model_card(run: Path) -> str:
 def _metadata(files: RunFiles, name: str) -> ModelCardData:
     base = _base_model(files)
     results = _results(files)
+    teachers = _teachers_card(files)
     # The only one of the hub's relations that holds: the weights started as the base model's.
     relation: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
     return ModelCardData(
         base_model=base,
-        license=_license(files),
+        license=_license(files, teachers),
+        language=_languages(teachers),
+        datasets=_datasets(files.recipe),
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["nexus", "knowledge-distillation"],
@@ -75,43 +82,73 @@ def _local(files: RunFiles, origin: str) -> Path | None:
     return next((place for place in places if os.path.isdir(place)), None)
 
 
-def _license(files: RunFiles) -> str | None:
+def _license(files: RunFiles, card: dict[str, Any]) -> str | None:
     """The teacher's, where it is known: from the environment or from the teacher's own card."""
     teacher = files.environment.get("teacher")
     if isinstance(teacher, dict) and teacher.get("license"):
         return str(teacher["license"])
-    folder = _local(files, str((files.recipe.get("teacher") or {}).get("model") or ""))
-    if folder is None or not (folder / "README.md").is_file():
-        return None
-    return _license_in(folder / "README.md")
-
-
-def _license_in(card: Path) -> str | None:
-    """What a stranger's card says, if that is a word: cards are written by anybody."""
-    if card.stat().st_size > MOST_CARD_BYTES:
-        return None
-    try:
-        found = ModelCard.load(card, ignore_metadata_errors=True).data.license
-    except (ValueError, yaml.YAMLError, RecursionError):
-        return None
+    found = card.get("license")
     return found if isinstance(found, str) and _LICENSE.fullmatch(found) else None
 
 
+def _languages(card: dict[str, Any]) -> list[str] | None:
+    found = card.get("language")
+    names = [found] if isinstance(found, str) else found if isinstance(found, list) else []
+    kept = [name for name in names if isinstance(name, str) and _LANGUAGE.fullmatch(name)]
+    return kept[:MOST_LANGUAGES] or None
+
+
+def _datasets(recipe: dict[str, Any]) -> list[str] | None:
+    """What was trained on, as far as it has a name that others can look up."""
+    sources = (recipe.get("data") or {}).get("sources") or []
+    names = [
+        str(source.get("name"))
+        for source in sources
+        if isinstance(source, dict) and source.get("kind") == "hub"
+    ]
+    return list(dict.fromkeys(name for name in names if _HUB_NAME.fullmatch(name))) or None
+
+
+def _teachers_card(files: RunFiles) -> dict[str, Any]:
+    """What a stranger's card says of itself: cards are written by anybody."""
+    folder = _local(files, str((files.recipe.get("teacher") or {}).get("model") or ""))
+    card = folder / "README.md" if folder else None
+    if card is None or not card.is_file() or card.stat().st_size > MOST_CARD_BYTES:
+        return {}
+    try:
+        return dict(ModelCard.load(card, ignore_metadata_errors=True).data.to_dict())
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return {}
+
+
 def _results(files: RunFiles) -> list[EvalResult]:
-    if files.evaluation is None or files.evaluation.heldout is None:
-        return []
-    return [
+    """The report's own numbers, unrounded, as the hub's `model-index` holds them."""
+    evaluation = files.evaluation or Evaluation()
+    found = [
         EvalResult(
             task_type="text-generation",
             dataset_type="heldout",
             dataset_name="held-out documents of the run",
             metric_type=kind,
             metric_name=title,
-            metric_value=round(estimate.value, 6),
+            metric_value=estimate.value,
         )
-        for kind, title, estimate in _metrics(files.evaluation.heldout)
+        for kind, title, estimate in (_metrics(evaluation.heldout) if evaluation.heldout else [])
         if estimate is not None
     ]
+    found += [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=one_line(name),
+            dataset_name=one_line(name),
+            metric_type=one_line(task.metric),
+            metric_name=f"{one_line(task.metric)}, {task.items} items",
+            metric_value=score.value,
+        )
+        for name, task in evaluation.tasks.items()
+        if (score := primary(task, "trained")) is not None
+    ]
+    return found
 
 
 def _metrics(heldout: Heldout) -> list[tuple[str, str, Estimate | None]]:
@@ -121,14 +158,21 @@ def _metrics(heldout: Heldout) -> list[tuple[str, str, Estimate | None]]:
         ("kl_divergence", "KL(teacher ‖ student), nats a token", trained.forward_kl),
         ("reverse_kl_divergence", "KL(student ‖ teacher), nats a token", trained.reverse_kl),
         ("agreement", "Top-1 agreement with the teacher", trained.agreement),
+        ("acceptance", "Acceptance, sum of min(p, q)", trained.acceptance),
+        ("nll", "Loss on the text, nats a token", trained.nll),
         ("bits_per_byte", "Bits per byte", trained.bits_per_byte),
+        (
+            "ece",
+            "Expected calibration error, corrected for its bias",
+            trained.calibration.ece if trained.calibration else None,
+        ),
     ]
 
 
 def _body(files: RunFiles, name: str) -> str:
     parts = [
-        f"# {_escaped(name)}",
-        _escaped(" ".join(headline(files))),
+        f"# {escaped(name)}",
+        escaped(" ".join(headline(files))),
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         "tokenizer = AutoTokenizer.from_pretrained(PATH)\n"
@@ -137,14 +181,39 @@ def _body(files: RunFiles, name: str) -> str:
         "```",
         "`PATH` is this directory or its name on the hub. It is an ordinary transformers model.",
     ]
-    if table := _table(files):
-        parts += ["## What is left of the teacher", table, _measured(files)]
+    if files.evaluation:
+        parts += quality_section(files.evaluation)
+        parts += task_section(files.evaluation)
+        parts += economy_section(files.evaluation)
     parts += [
+        "## Limits",
+        _limits(files),
         "## How it was made",
         f"```yaml\n{_public_recipe(files.recipe)}```",
         "Made with Nexus. The whole report with its curves is `report.html` beside this directory.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _limits(files: RunFiles) -> str:
+    """What the numbers do not say."""
+    said = [
+        "It was trained to repeat its teacher, so it may repeat its errors and biases too.",
+        "Intervals tell how far other text or other items of the same kind could move a number; "
+        "they say nothing of other kinds of text, other seeds or other machines.",
+    ]
+    evaluation = files.evaluation or Evaluation()
+    if not evaluation.tasks:
+        said.append("No task was put to it: what it can do is not known, only how it predicts.")
+    unsure = [name for name, task in evaluation.tasks.items() if task.teacher_above_chance is False]
+    if unsure:
+        names = escaped(", ".join(unsure))
+        said.append(f"The teacher itself is not above chance on {names}.")
+    data = data_view(files.environment.get("data"))
+    if data and data.warning:
+        said.append(escaped(data.warning))
+    said.append("Whether it is safe to use was not measured.")
+    return "\n".join(f"- {sentence}" for sentence in said)
 
 
 def _public_recipe(recipe: dict[str, Any]) -> str:
@@ -163,41 +232,3 @@ def _without_folders(value: Any) -> Any:
             return PurePath(value).name
         case _:
             return value
-
-
-def _table(files: RunFiles) -> str:
-    if files.evaluation is None:
-        return ""
-    lines = ["| | teacher | untrained | trained |", "|---|---:|---:|---:|"]
-    for row in comparison(files.evaluation):
-        cells = (row.teacher, row.untrained, row.trained)
-        lines.append(f"| {_escaped(row.label)} | {' | '.join(_cell(cell) for cell in cells)} |")
-    for gap in gaps(files.evaluation):
-        lines.append(f"| Gap closed, {_escaped(gap.label)} | | | {_cell(gap.cell)} |")
-    return "\n".join(lines)
-
-
-def _cell(cell: Cell) -> str:
-    return _escaped(cell.line) or ABSENT
-
-
-def _measured(files: RunFiles) -> str:
-    if files.evaluation is None or files.evaluation.heldout is None:
-        return ""
-    heldout = files.evaluation.heldout
-    said = (
-        f"{count(heldout.documents)} held-out documents, {count(heldout.tokens)} target tokens; in "
-        "brackets 95 % intervals from resampling documents (speeds: quartiles over rounds)."
-    )
-    refusals = [
-        _escaped(f"Gap closed, {gap.label}, is not said: {gap.reason}.")
-        for gap in gaps(files.evaluation)
-        if gap.share is None
-    ]
-    return " ".join([said, *refusals])
-
-
-def _escaped(text: str) -> str:
-    """As Markdown, on one line, that means the letters it shows and links nothing."""
-    flat = re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", one_line(text).replace("&", "&amp;"))
-    return re.sub(r"(?i)(https?|ftp|www|mailto)(?=[:.])", r"\1<!-- -->", flat)

@@ -2,64 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy import ndarray
 
+from nexus.report.drawing import COLOURS, INK, Plot, canvas, styled, svg
 from nexus.report.reading import Step
 from nexus.report.words import cell, plain
 from nexus.results import Estimate, Evaluation
 from nexus.visible import one_line
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's palette: told apart by every kind of colour vision, and in grey."""
+LINES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
+"""Told apart without colour."""
 
 MOST_TERMS = 2 * len(COLOURS)
 """Of a loss, that are drawn: more cannot be told apart, and no recipe of ours has them."""
-
-_INK = "#010203"
-"""Stands for the page's text colour, whatever it is."""
-
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "nexus",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.formatter.limits": (-3, 5),
-    "axes.grid": True,
-    "grid.color": _INK,
-    "grid.alpha": 0.12,
-    "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
-    "lines.solid_capstyle": "round",
-}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure with the words that belong to it."""
-
-    title: str
-    caption: str
-    svg: str
 
 
 @dataclass(frozen=True)
@@ -91,31 +52,34 @@ def curves(steps: Sequence[Step], evaluation: Evaluation | None) -> list[Plot]:
     losses = [_curve(name, steps, _term(name)) for name in terms]
     if len(losses) != 1:
         losses.insert(0, _curve("total", steps, _number("loss")))
+    borders = _borders(steps)
+
+    def one(name: str) -> Curve:
+        return _curve("training text", steps, _number(name))
+
     plots = [
-        _plot("Loss", losses, "nats a token, before weighting; total as minimised"),
+        _plot("Loss", losses, "nats a token, before weighting; total as minimised", borders),
         _plot(
             "KL to the teacher",
-            [_curve("KL", steps, _number("kl"))],
+            [one("kl")],
             "nats a token at temperature 1, on training text",
-            heldout.trained.forward_kl if heldout else None,
+            borders,
+            points=one("heldout_kl"),
+            level=heldout.trained.forward_kl if heldout else None,
         ),
         _plot(
             "Top-1 agreement",
-            [_curve("agreement", steps, _number("agreement"))],
+            [one("agreement")],
             "of positions, on training text",
-            heldout.trained.agreement if heldout else None,
+            borders,
+            points=one("heldout_agreement"),
+            level=heldout.trained.agreement if heldout else None,
             percent=True,
         ),
-        _plot("Learning rate", [_curve("rate", steps, _number("learning_rate"))], ""),
-        _plot(
-            "Speed",
-            [_curve("speed", steps, _number("tokens_per_second"))],
-            "tokens/s",
-            from_zero=True,
-        ),
-        _plot(
-            "Gradient norm", [_curve("norm", steps, _number("gradient_norm"))], "before clipping"
-        ),
+        _plot("Held-out loss", [], "nats a token of the text", borders, points=one("heldout_nll")),
+        _plot("Gradient norm", [one("gradient_norm")], "before clipping", borders),
+        _plot("Learning rate", [one("learning_rate")], "", borders),
+        _plot("Speed", [one("tokens_per_second")], "tokens/s", borders, from_zero=True),
     ]
     return [plot for plot in plots if plot is not None]
 
@@ -136,52 +100,84 @@ def _curve(label: str, steps: Sequence[Step], read: Callable[[Step], float | Non
     return Curve(label, at, values)
 
 
+def _borders(steps: Sequence[Step]) -> list[tuple[float, str]]:
+    """Where each stage begins, if there are several."""
+    names = [str(step.get("stage", "")) for step in steps]
+    begins = [at for at, name in enumerate(names) if at == 0 or name != names[at - 1]]
+    return [(at + 0.5, names[at]) for at in begins] if len(begins) > 1 else []
+
+
 def _plot(
     title: str,
     lines: list[Curve],
     caption: str,
-    heldout: Estimate | None = None,
+    borders: list[tuple[float, str]],
+    points: Curve | None = None,
+    level: Estimate | None = None,
     *,
     percent: bool = False,
     from_zero: bool = False,
 ) -> Plot | None:
     lines = [line for line in lines if len(line.values)]
-    if not lines:
+    if points is not None and not len(points.values):
+        points = None
+    drawn = [*lines, points] if points is not None else lines
+    if not drawn:
         return None
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(3.6, 2.1), layout="constrained")
-        axes = figure.add_subplot()
-        for colour, line in zip(COLOURS * len(lines), lines, strict=False):
-            axes.plot(line.steps, line.values, color=colour, linewidth=0.8, alpha=0.3)
-            axes.plot(
-                line.steps, line.smooth, color=colour, linewidth=1.8, label=_label(line.label)
-            )
-        if heldout is not None:
-            _mark(axes, heldout)
-        if len(lines) > 1 or heldout is not None:
-            axes.legend(fontsize=8.5, handlelength=1.4)
+    with styled():
+        figure, axes = canvas()
+        _draw_lines(axes, lines)
+        if points is not None:
+            _draw_points(axes, points)
+        if level is not None:
+            label = f"final held-out {cell(level).value}"
+            axes.axhline(level.value, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label=label)
+        for at, name in borders:
+            axes.axvline(at, color=INK, linewidth=0.8, linestyle=":", alpha=0.6)
+            axes.annotate(
+                _label(name)[:16], (at, 1.0), xycoords=("data", "axes fraction"),
+                xytext=(3, -2), textcoords="offset points", va="top", fontsize=8,
+            )  # fmt: skip
+        if len(lines) > 1 or level is not None or points is not None:
+            axes.legend(fontsize=8.5, handlelength=2.2)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
         if percent:
             low, high = axes.get_ylim()
             axes.set_ylim(max(0.0, low), min(1.0, high))
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         if from_zero:
-            axes.set_ylim(0, 1.1 * max(line.values.max() for line in lines))
-        axes.set_xlim(0, max(line.steps[-1] for line in lines) * 1.01)
-        return Plot(title, _caption(lines, caption, percent), _svg(figure, title))
+            axes.set_ylim(0, 1.1 * max(line.values.max() for line in drawn))
+        axes.set_xlim(0, max(line.steps[-1] for line in drawn) * 1.02)
+        said = _caption(lines or drawn, caption, percent)
+        described = f"{title} over training steps: {said}"
+        if level is not None:
+            described += f"; {label}"
+        return Plot(title, said, svg(figure, described))
+
+
+def _draw_lines(axes: Axes, lines: list[Curve]) -> None:
+    """Each step faintly, and the running mean over it."""
+    for number, line in enumerate(lines):
+        colour = COLOURS[number % len(COLOURS)]
+        style = LINES[number % len(LINES)]
+        axes.plot(line.steps, line.values, color=colour, linewidth=0.8, alpha=0.3)
+        axes.plot(
+            line.steps, line.smooth, color=colour, linewidth=1.8, linestyle=style,
+            dash_capstyle="butt", label=_label(line.label),
+        )  # fmt: skip
+
+
+def _draw_points(axes: Axes, points: Curve) -> None:
+    axes.plot(
+        points.steps, points.values, color=COLOURS[1], marker="D", markersize=4.5,
+        linewidth=0.8, linestyle=(0, (1, 2)), label="held-out",
+    )  # fmt: skip
 
 
 def _label(name: str) -> str:
     """A name that is drawn as it is: a dollar begins no formula, an underscore hides nothing."""
     return " " * name.startswith("_") + one_line(name)[:60].replace("$", r"\$")
-
-
-def _mark(axes: Axes, heldout: Estimate) -> None:
-    """The held-out result, as a level to compare the training text with."""
-    label = f"held-out {cell(heldout).value}"
-    axes.axhline(heldout.value, color=_INK, linewidth=1.0, linestyle=(0, (4, 3)), label=label)
 
 
 def _caption(lines: list[Curve], caption: str, percent: bool) -> str:
@@ -197,16 +193,3 @@ def _caption(lines: list[Curve], caption: str, percent: bool) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.2g}" if 0 < abs(value) < 1e-3 else plain(value)
-
-
-def _svg(figure: Figure, title: str) -> str:
-    buffer = io.StringIO()
-    silent = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with warnings.catch_warnings():  # letters are the browser's, whatever this font lacks
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format="svg", transparent=True, metadata=silent)
-    drawn = buffer.getvalue()
-    drawn = drawn[drawn.index("<svg") :].replace(_INK, "currentColor")
-    # Groups are numbered within each figure, and a page may hold an id only once.
-    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)
-    return drawn.replace("<svg", f'<svg role="img" aria-label="{title} over training steps"', 1)

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from nexus.errors import UsageError
-from nexus.results import Evaluation
+from nexus.proofs import Check
+from nexus.results import FEW_BITS, Evaluation
 
 Step = dict[str, Any]
 """One line of metrics.jsonl."""
@@ -25,8 +26,10 @@ class RunFiles:
     recipe_text: str
     environment: dict[str, Any]
     steps: list[Step]
+    """Of the stages; training in few bits apart, whose teacher is the student."""
     unreadable_steps: int
     evaluation: Evaluation | None
+    check: Check | None = None
 
     @property
     def stages(self) -> list[dict[str, Any]]:
@@ -47,19 +50,23 @@ def read_run(run: Path) -> RunFiles:
             f"{run} is not a run directory: it {what}. "
             "Give the directory that a recipe names as its `output`."
         )
-    for name in ("metrics.jsonl", "environment.json", "evaluation.json"):
+    for name in ("metrics.jsonl", "environment.json", "evaluation.json", "check.json"):
         if (run / name).exists() and not (run / name).is_file():
             raise UsageError(f"{run / name} is no file. Put it out of the way, or run again.")
     recipe_text = recipe_file.read_text(encoding="utf-8")
     steps, unreadable = _steps(run / "metrics.jsonl")
+    recipe = _mapping(yaml.safe_load, recipe_text, recipe_file)
+    if (recipe.get("quantize") or {}).get("distill"):
+        steps = [step for step in steps if step.get("stage") != FEW_BITS]
     return RunFiles(
         path=run,
-        recipe=_mapping(yaml.safe_load, recipe_text, recipe_file),
+        recipe=recipe,
         recipe_text=recipe_text,
         environment=_environment(run / "environment.json"),
         steps=steps,
         unreadable_steps=unreadable,
         evaluation=Evaluation.load(run),
+        check=Check.load(run),
     )
 
 

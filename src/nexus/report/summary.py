@@ -2,78 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from statistics import median
+from typing import Any, Literal
 
 from nexus.report.reading import RunFiles
-from nexus.report.words import ABSENT, Cell, cell, count, short_count, size_on_disk
-from nexus.results import Estimate, Evaluation, Heldout, Quality, Rates, Refused, Size
+from nexus.report.words import cell, count, short_count
+from nexus.results import Estimate, Evaluation, Heldout, TaskResult
 
-GAPS = {
-    "forward_kl": "KL(teacher ‖ student)",
-    "reverse_kl": "KL(student ‖ teacher)",
-    "nll": "Loss on the text",
-}
+Tone = Literal["good", "bad", "unknown"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measure of the comparison."""
+class Verdict:
+    """Whether training did what it was for: a sign, and the words that stand for it."""
 
-    label: str
-    note: str
-    teacher: Cell
-    untrained: Cell
-    trained: Cell
+    sign: str
+    words: str
+    tone: Tone
 
 
-@dataclass(frozen=True)
-class Gap:
-    """How much of a gap training closed, or why that cannot be said."""
-
-    label: str
-    share: Estimate | None
-    reason: str
-
-    @property
-    def cell(self) -> Cell:
-        return cell(self.share)
-
-
-def comparison(evaluation: Evaluation) -> list[Row]:
-    """Teacher, untrained and trained student, measure by measure; only what was measured."""
-    rows = _heldout_rows(evaluation.heldout) if evaluation.heldout else []
-    rows += _size_rows(evaluation)
-    if evaluation.speed:
-        teacher, student = evaluation.speed.teacher, evaluation.speed.student
-        rows += [
-            _speed_row("Prefill", teacher, student, teacher.prefill, student.prefill),
-            _speed_row("Decode", teacher, student, teacher.decode, student.decode),
-        ]
-    return rows
-
-
-def gaps(evaluation: Evaluation) -> list[Gap]:
-    """The share of the way from the untrained student to the teacher that training covered."""
-    if evaluation.heldout is None:
-        return []
-    return [
-        Gap(label, None, found.reason) if isinstance(found, Refused) else Gap(label, found, "")
-        for name, label in GAPS.items()
-        if (found := evaluation.heldout.gap_closed.get(name)) is not None
-    ]
+def verdict(evaluation: Evaluation | None) -> Verdict:
+    """What the interval of the change says; where there is none, the tasks' differences."""
+    if evaluation is None:
+        return Verdict("○", "Not evaluated yet", "unknown")
+    change = evaluation.heldout.change.get("forward_kl") if evaluation.heldout else None
+    if change is not None and change.low is not None and change.high is not None:
+        if change.low > 0:
+            return Verdict("▼", "Training moved it away from the teacher", "bad")
+        if change.high < 0:
+            return Verdict("▲", "Training brought it closer to the teacher", "good")
+        return Verdict("●", "No difference detected", "unknown")
+    better, worse = moved(evaluation.tasks)
+    if better or worse:
+        words = f"{len(better)} tasks better, {len(worse)} worse than untrained"
+        return Verdict("▲" if better else "▼", words, "good" if not worse else "bad")
+    return Verdict("○", "Nothing to compare with", "unknown")
 
 
 def headline(files: RunFiles) -> list[str]:
     """Sentences: what was asked, what came out, what it is worth."""
     said = [asked(files)]
     evaluation = files.evaluation
-    if evaluation is None or evaluation.heldout is None:
+    if evaluation is None or (evaluation.heldout is None and not evaluation.tasks):
         return [*said, "It has not been evaluated yet, so nothing can be said of what is left."]
-    said += _fidelity(evaluation.heldout)
-    said += _worth(evaluation.heldout)
+    if evaluation.heldout:
+        said += _fidelity(evaluation.heldout)
+        said += _worth(evaluation.heldout)
+    said += _skills(evaluation.tasks)
     return said + _economy(evaluation)
 
 
@@ -113,6 +90,21 @@ def asked(files: RunFiles) -> str:
     )
 
 
+def moved(tasks: dict[str, TaskResult]) -> tuple[list[str], list[str]]:
+    """Tasks at which training made the student better and worse, by their paired intervals."""
+    better, worse = [], []
+    for name, task in tasks.items():
+        comparison = task.comparisons.get("trained - untrained")
+        if comparison is None:
+            continue
+        low, high = comparison.difference.low, comparison.difference.high
+        if low is not None and low > 0:
+            better.append(name)
+        if high is not None and high < 0:
+            worse.append(name)
+    return better, worse
+
+
 def _fidelity(heldout: Heldout) -> list[str]:
     trained, said = heldout.trained, []
     documents = f"On {count(heldout.documents)} held-out documents"
@@ -121,9 +113,14 @@ def _fidelity(heldout: Heldout) -> list[str]:
             f"{documents}, its most likely next token is the teacher's too in "
             f"{_with_interval(trained.agreement, '95 % interval ')} of all positions."
         )
+    against = (
+        f" against the teacher's {cell(heldout.teacher.perplexity).value}"
+        if heldout.teacher
+        else ""
+    )
     said.append(
-        f"Its perplexity is {cell(trained.perplexity).value} against the teacher's "
-        f"{cell(heldout.teacher.perplexity).value}{_times(heldout.perplexity_ratio.get('trained'))}."
+        f"Its perplexity is {cell(trained.perplexity).value}{against}"
+        f"{_times(heldout.perplexity_ratio.get('trained'))}."
     )
     return said
 
@@ -140,6 +137,29 @@ def _worth(heldout: Heldout) -> list[str]:
     if isinstance(gap, Estimate):
         return [f"Training closed {_with_interval(gap)} of its distance (KL) from the teacher."]
     return []
+
+
+def _skills(tasks: dict[str, TaskResult]) -> list[str]:
+    """How much of what the teacher can do above guessing is left."""
+    kept = [
+        ratio.value
+        for task in tasks.values()
+        if isinstance(ratio := task.retention.get("above_chance"), Estimate)
+    ]
+    said = []
+    if kept:
+        spread = f"from {_percent(min(kept))} to {_percent(max(kept))} over " if kept[1:] else "on "
+        said.append(
+            f"Of the teacher's score above chance it keeps {_percent(median(kept))}"
+            f"{' in the median, ' if kept[1:] else ' '}{spread}{_tasks(len(kept))}."
+        )
+    better, worse = moved(tasks)
+    if better or worse:
+        said.append(
+            f"Training made it better at {_tasks(len(better))} and worse at {len(worse)}, "
+            "as far as 95 % intervals tell."
+        )
+    return said
 
 
 def _economy(evaluation: Evaluation) -> list[str]:
@@ -166,51 +186,9 @@ def _times(ratio: Estimate | None) -> str:
     return f", {_with_interval(ratio)}" if ratio else ""
 
 
-def _heldout_rows(heldout: Heldout) -> list[Row]:
-    def row(label: str, note: str, score: Callable[[Quality], Estimate | None]) -> Row:
-        models = (heldout.teacher, heldout.untrained, heldout.trained)
-        return Row(label, note, *(Cell() if m is None else cell(score(m)) for m in models))
-
-    ratio = heldout.perplexity_ratio
-    return [
-        row("Perplexity", "lower is better", lambda scores: scores.perplexity),
-        Row(
-            "Perplexity, over the teacher's",
-            "1 is as good",
-            Cell("1×"),
-            cell(ratio.get("untrained")),
-            cell(ratio.get("trained")),
-        ),
-        row("KL(teacher ‖ student)", "nats a token, T = 1", lambda scores: scores.forward_kl),
-        row("KL(student ‖ teacher)", "nats a token, T = 1", lambda scores: scores.reverse_kl),
-        row("Top-1 agreement", "higher is better", lambda scores: scores.agreement),
-        row("Bits per byte", "lower is better", lambda scores: scores.bits_per_byte),
-    ]
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
 
 
-def _size_rows(evaluation: Evaluation) -> list[Row]:
-    models = (evaluation.size.get("teacher"), evaluation.size.get("student"))
-
-    def row(label: str, show: Callable[[Size], str], note: str = "") -> Row:
-        teacher, student = (Cell() if size is None else Cell(show(size)) for size in models)
-        return Row(label, note, teacher, Cell(), student)
-
-    if not any(models):
-        return []
-    dtypes = dict.fromkeys(size.dtype for size in models if size is not None)
-    return [
-        row("Parameters", lambda size: short_count(size.parameters)),
-        row("… without embeddings", lambda size: short_count(size.parameters_without_embeddings)),
-        row("On disk", _disk, " and ".join(dtypes)),
-    ]
-
-
-def _disk(size: Size) -> str:
-    return ABSENT if size.bytes_on_disk is None else size_on_disk(size.bytes_on_disk)
-
-
-def _speed_row(
-    label: str, teacher: Rates, student: Rates, its: Estimate, students: Estimate
-) -> Row:
-    dtype = teacher.dtype if teacher.dtype == student.dtype else f"{teacher.dtype}, {student.dtype}"
-    return Row(f"{label}, tokens/s", dtype, cell(its), Cell(), cell(students))
+def _tasks(number: int) -> str:
+    return f"{number} task{'' if number == 1 else 's'}"

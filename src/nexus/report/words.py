@@ -35,6 +35,9 @@ def cell(estimate: Estimate | None) -> Cell:
         scale, decimals, suffix = 100.0, 1, "\N{NO-BREAK SPACE}%"
     elif estimate.unit == "×":
         decimals, suffix = min(decimals, 2), "×"
+    elif estimate.unit == "s":
+        scale, suffix = _seconds(estimate.value)
+        decimals = _decimals(estimate.value * scale)
     show = _fixed if abs(estimate.value) < SHORTENED else _shortened
     value = show(estimate.value * scale, decimals) + suffix
     if estimate.low is None or estimate.high is None:
@@ -43,7 +46,19 @@ def cell(estimate: Estimate | None) -> Cell:
     return Cell(value, f"{low}\N{NO-BREAK SPACE}–\N{NO-BREAK SPACE}{high}")
 
 
-def plain(value: float) -> str:
+def signed(difference: Estimate) -> Cell:
+    """A difference with its sign; of shares in points, since it is no share of anything."""
+    shown = cell(difference)
+    sign = "+" if difference.value > 0 else ""
+    return Cell(sign + shown.value.replace("%", "pt"), shown.interval)
+
+
+def p_value(value: float) -> str:
+    """A probability of a test, never as the zero that it is not."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def plain(value: int | float) -> str:
     """A number with three significant digits, never in exponent form."""
     return _fixed(value, _decimals(value))
 
@@ -72,13 +87,22 @@ def size_on_disk(value: int) -> str:
 def duration(seconds: float) -> str:
     """8 min 3 s."""
     whole = round(seconds)
+    if not whole:
+        return "under 1 s"
     hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _decimals(value: float) -> int:
+def _seconds(value: float) -> tuple[float, str]:
+    """The factor and the name of the unit in which so many seconds are said."""
+    if abs(value) >= 1:
+        return 1.0, "\N{NO-BREAK SPACE}s"
+    return 1000.0, "\N{NO-BREAK SPACE}ms"
+
+
+def _decimals(value: int | float) -> int:
     if value == 0:
         return 0
     return max(0, min(4, 2 - math.floor(math.log10(abs(value)))))
@@ -88,5 +112,8 @@ def _shortened(value: float, _: int) -> str:
     return short_count(value)
 
 
-def _fixed(value: float, decimals: int) -> str:
-    return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+def _fixed(value: int | float, decimals: int) -> str:
+    text = f"{value:,.{decimals}f}"
+    if not text.strip("-0."):
+        text = text.removeprefix("-")  # nothing is less than nothing
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -12,6 +12,10 @@ from pydantic import Field
 
 from nexus.students.layers import Layers
 from nexus.students.pretrained import Pretrained
+from nexus.students.pruned import Pruned
 from nexus.students.scratch import Scratch
 
-AnyStudent = Annotated[Pretrained | Scratch | Layers, Field(discriminator="kind")]
+AnyStudent = Annotated[Pretrained | Scratch | Layers | Pruned, Field(discriminator="kind")]
+
+AnyCut = Annotated[Layers | Pruned, Field(discriminator="kind")]
+"""A student that is cut out of a larger model, which is the stage before's within a recipe."""

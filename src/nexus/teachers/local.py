@@ -13,6 +13,7 @@ from nexus.batch import Batch
 from nexus.hub import Dtype, ModelSource, load_model, load_tokenizer
 from nexus.kernels.decoder import without_adapters
 from nexus.kernels.lm_head import Trunk, head_rows, split_head
+from nexus.quantization.scheme import Scheme, SchemeName
 from nexus.signals import Headed, Signal, Signals
 from nexus.teachers.teacher import Teacher
 from nexus.tokenizers import real_vocabulary
@@ -84,6 +85,16 @@ class LocalTeacherSpec(ModelSource):
     kind: Literal["local"] = "local"
     dtype: Dtype = "bfloat16"
     """What the weights are held in; half precision halves the memory and hardly moves the loss."""
+    quantize: SchemeName | Scheme | None = None
+    """Hold the weights of its linear layers in few bits, once a student that is cut out of it is
+    made. By a bare name (`int4`), grids lie around their own middles."""
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """Into how many bits, if into few."""
+        if isinstance(self.quantize, str):
+            return Scheme(scheme=self.quantize, symmetric=self.quantize not in ("int4", "int3"))
+        return self.quantize
 
     def load(
         self, folder: Path, vocabulary: int | None = None, packed: bool = True

@@ -52,6 +52,8 @@ class Stage:
     """How long metrics.jsonl is where the stage begins."""
     resumes: bool = False
     """Whether it has a checkpoint, without which the stage before would have to be trained."""
+    evaluate_maybe: Callable[[int], dict[str, float]] = lambda step: {}
+    """What is to be noted of a look at held-out text after this step, if one is due."""
 
 
 def train(
@@ -94,6 +96,7 @@ def train(
         while step < settings.steps:
             values = _timed(stage, wrapped, optimizer, step, parallel, guard.rate)
             step += 1
+            values |= stage.evaluate_maybe(step)
             log.write(step, strict(values))
             view.show(step, values)
             stop = parallel.any(stopping())

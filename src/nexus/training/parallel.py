@@ -30,7 +30,7 @@ _BEATS_A_TIMEOUT = 5
 _LOOK_SECONDS = 0.2
 
 _BROKEN_OFF = re.compile(
-    r"/gloo/|NCCL|Connection (closed|reset) by peer|Broken pipe|Timed out waiting|Socket Timeout"
+    r"/gloo/|NCCL|Connection (closed|reset) by peer|Broken pipe|[Tt]imed out|Socket Timeout"
 )
 """What PyTorch's engines say, as a plain RuntimeError, when another process does not answer."""
 

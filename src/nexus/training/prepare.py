@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from nexus.adapters import merged
 from nexus.errors import UsageError
 from nexus.kernels.decoder import compile_layers
+from nexus.quantization.quantize import in_type
 from nexus.training.optimizer import refuse_lost_updates
 from nexus.training.settings import LoraSpec, TrainSpec
 
@@ -31,7 +32,7 @@ def prepare(student: PreTrainedModel, settings: TrainSpec) -> nn.Module:
     """
     student.config.use_cache = False
     dtype = torch.bfloat16 if settings.precision == "pure_bf16" else torch.float32
-    cast(nn.Module, student).to(dtype)
+    in_type(student, dtype)
     _checkpoint_activations(student, settings.gradient_checkpointing)
     model: nn.Module = student
     if settings.lora is not None:

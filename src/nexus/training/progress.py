@@ -41,6 +41,7 @@ class View:
         self._bar = Progress(name, BarColumn(None), MofNCompleteColumn(), expand=True)
         self._task = self._bar.add_task(self._stage, total=steps, completed=first)
         self._live: Live | None = None
+        self._heldout: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         if not self._quiet and self._console.is_terminal:
@@ -61,7 +62,9 @@ class View:
         """Show a finished step, numbered from 1."""
         if self._quiet:
             return
-        facts = {**_facts(values), "time left": self._left(step)}
+        if values.get("heldout_kl") is not None:
+            self._heldout = {"held-out KL": f"{values['heldout_kl']:.4f} (step {step})"}
+        facts = {**_facts(values), **self._heldout, "time left": self._left(step)}
         if self._live is not None:
             self._bar.update(self._task, completed=step)
             self._live.update(Panel(Group(self._bar, _columns(facts)), title="distilling"))

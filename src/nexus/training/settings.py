@@ -55,6 +55,9 @@ class TrainSpec(Spec):
     lora: LoraSpec | None = None
     save_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
+    heldout_every: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Steps between looks at a few held-out rows, noted in metrics.jsonl; 0 for none. auto: eight
+    looks that take about 5 % of the stage, none in a short one."""
     keep_checkpoints: int = Field(default=2, ge=1)
     max_bad_steps: int = Field(default=3, ge=1)
     """Steps in a row with NaN or infinity, which are skipped, until training goes back."""

@@ -19,17 +19,29 @@ MOMENTS = 2
 
 
 def require_space(
-    run: Path, student: nn.Module, stages: Sequence[TrainSpec], parallel: Parallel
+    run: Path,
+    students: Sequence[nn.Module],
+    stages: Sequence[TrainSpec],
+    parallel: Parallel,
+    kept: int = 0,
 ) -> None:
     """Make sure that checkpoints and student will fit, on all processes alike.
+
+    Args:
+        run: The run directory.
+        students: That of each stage.
+        stages: How each trains.
+        parallel: This process among the others.
+        kept: What else is written and kept.
 
     Raises:
         UsageError: if they will not; names what is needed, what is free, and what to change.
     """
-    needed = max(0, most_bytes(student, stages) - written_bytes(run))
+    needed = max(0, most_bytes(students, stages, kept) - written_bytes(run))
     free = shutil.disk_usage(existing(run / "checkpoints")).free
     if parallel.any(parallel.is_main and needed > free):
-        each = max(checkpoint_bytes(student, settings) for settings in stages)
+        pairs = zip(students, stages, strict=True)
+        each = max(checkpoint_bytes(student, settings) for student, settings in pairs)
         raise UsageError(
             f"{run} needs {needed:,} bytes more for its checkpoints ({each:,} bytes each) and its "
             f"student, and {free:,} bytes are free there. Make room, name an `output` on another "
@@ -37,18 +49,23 @@ def require_space(
         )
 
 
-def most_bytes(student: nn.Module, stages: Sequence[TrainSpec]) -> int:
+def most_bytes(students: Sequence[nn.Module], stages: Sequence[TrainSpec], kept: int = 0) -> int:
     """The most that checkpoints and student ever take: a new one is there before an old one goes.
 
     An adapter's own weights are left out, and so is everything small.
+
+    Args:
+        students: That of each stage.
+        stages: How each trains.
+        kept: What else is written and kept.
     """
-    before = most = 0
-    for settings in stages:
+    before = most = kept
+    for student, settings in zip(students, stages, strict=True):
         each = checkpoint_bytes(student, settings)
         written = 1 + -(-settings.steps // settings.save_every)  # one before the first step
         most = max(most, before + min(settings.keep_checkpoints + 1, written) * each)
         before += min(settings.keep_checkpoints, written) * each
-    return max(most, before + weight_bytes(student, stages[-1]))
+    return max(most, before + weight_bytes(students[-1], stages[-1]))
 
 
 def checkpoint_bytes(student: nn.Module, settings: TrainSpec) -> int:
@@ -65,7 +82,8 @@ def weight_bytes(student: nn.Module, settings: TrainSpec) -> int:
 
 def written_bytes(run: Path) -> int:
     """What is there already of that."""
-    folders = [run / "student", *(run / "checkpoints").glob("*/step-*")]
+    students = [*(run / "stages").glob("*/*"), *run.glob("student-*")]
+    folders = [run / "student", *students, *(run / "checkpoints").glob("*/step-*")]
     files = (file for folder in folders for file in folder.glob("*") if file.is_file())
     return sum(file.stat().st_size for file in files if file.name != durable.MANIFEST)
 

@@ -143,3 +143,27 @@ def test_mistakes_are_refused_and_leave_no_run(
 def test_a_student_that_is_its_teacher_is_refused(distil: Distil, teacher: PreTrainedModel) -> None:
     with pytest.raises(UsageError, match="shares weights with the student"):
         distil(student=teacher)
+
+
+def test_a_list_of_sizes_becomes_smaller_step_by_step(
+    teacher: PreTrainedModel, tmp_path: Path
+) -> None:
+    sizes = [35_232, 29_024]
+    run = tmp_path / "steps"
+    defaults: dict[str, Any] = {
+        "tokenizer": SMALL["make_tokenizer"](),
+        "steps": 2,
+        "sequence_length": 128,
+        "heldout": TEXTS[16:],
+        "evaluate": {"speed_seconds": 0, "samples": 0, "rollouts": 0},
+        "train": {"learning_rate": 1e-2, "warmup_steps": 0, "precision": "fp32"},
+    }
+    student = distill([teacher, *sizes], data=TEXTS[:16], output=run, **defaults)
+    evaluation = Evaluation.load(run)
+    assert evaluation is not None
+    assert [stage.parameters for stage in evaluation.stages] == sizes
+    assert sum(parameter.numel() for parameter in student.parameters()) == sizes[-1]
+    with pytest.raises(UsageError, match="a teacher and then numbers of parameters"):
+        distill([teacher, teacher], data=TEXTS, **defaults)
+    with pytest.raises(UsageError, match="needs either a student or sizes"):
+        distill([teacher], data=TEXTS, **defaults)

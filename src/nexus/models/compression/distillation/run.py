@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ UNMEASURED = {"speed_seconds": 0, "samples": 0}
 
 
 def distill(
-    teacher: PreTrainedModel,
-    student: PreTrainedModel,
-    data: Rows,
+    teacher: PreTrainedModel | Sequence[PreTrainedModel | float | int],
+    student: PreTrainedModel | None = None,
+    data: Rows = (),
     T: float = 2.0,  # noqa: N803 the name the literature knows it by
     alpha: float = 0.5,
     *,
@@ -52,9 +52,14 @@ def distill(
     The same run as `nexus distill`: with `output` it leaves a run directory with report, model card
     and checkpoints behind, and the same call continues a run that was stopped.
 
+        student = distill([teacher, 5e9, 3e9, 1.5e9], data=texts)
+
+    becomes smaller step by step: each student is cut out of the one before, to so many parameters,
+    and all learn from the teacher. Every size trains for `steps` steps.
+
     Args:
-        teacher: a causal language model; frozen in place.
-        student: a causal language model with the same tokenizer; trained in place.
+        teacher: a causal language model; frozen in place. Or a list: the teacher, then sizes.
+        student: a causal language model with the same tokenizer; trained in place. None with sizes.
         data: what to train on.
         T: temperature. 2 is the specification's default; 1 measured best on language models.
         alpha: weight of cross-entropy on the text, beside 1 - alpha for distillation.
@@ -74,7 +79,9 @@ def distill(
     """
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is {alpha}, but it is a weight between 0 and 1")
-    refuse_self([teacher], student)
+    teacher, sizes = told_apart(teacher, student)
+    if student is not None:
+        refuse_self([teacher], student)
     given = train or {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(output).parent.resolve() if output else Path(scratch)
@@ -83,7 +90,7 @@ def distill(
         values = {
             "output": name,
             "teacher": {"model": _name_of(teacher)},
-            "student": {"kind": "pretrained", "model": _name_of(student)},
+            "student": {"kind": "pretrained", "model": _name_of(student)} if student else None,
             "data": {
                 "sources": [_source(data, texts, "train")],
                 "heldout": [_source(heldout, texts, "heldout")] if heldout else [],
@@ -97,13 +104,49 @@ def distill(
             "train": {"steps": steps, "tokens_per_step": 4 * sequence_length, **QUIET, **given},
             "evaluate": {**(MEASURED if output else UNMEASURED), **(evaluate or {})},
         }
-        recipe = Recipe.parse(values, where="distill")
+        recipe = Recipe.parse(in_steps(values, sizes) if sizes else values, where="distill")
         models = Models(teacher, student, tokenizer or _tokenizer_of(teacher))
-        directory = run(
-            recipe, folder, models=models, fresh=fresh, allow_changed=allow_changed, say=_say
+        how: Any = {"models": models, "fresh": fresh, "allow_changed": allow_changed, "say": _say}
+        student_folder = run(recipe, folder, **how).student.resolve()
+        return load_model(ModelSource(model=str(student_folder)), folder)
+
+
+def told_apart(
+    teacher: PreTrainedModel | Sequence[PreTrainedModel | float | int],
+    student: PreTrainedModel | None,
+) -> tuple[PreTrainedModel, tuple[float, ...]]:
+    """The teacher, and the sizes to become smaller by, if there are any.
+
+    Raises:
+        UsageError: the list is no teacher with sizes, or there is neither a student nor sizes, or
+            both.
+    """
+    first, *rest = teacher if isinstance(teacher, Sequence) else [teacher]
+    sizes = tuple(float(size) for size in rest if isinstance(size, int | float))
+    if not isinstance(first, PreTrainedModel) or len(sizes) < len(rest):
+        raise UsageError(
+            "a list given to distill is a teacher and then numbers of parameters, as in "
+            "distill([teacher, 5e9, 3e9], data=texts): students that exist already are distilled "
+            "one after another by distill(teacher, student, data)"
         )
-        trained = load_model(ModelSource(model=str(directory.student.resolve())), folder)
-    return trained
+    if bool(sizes) == (student is not None):
+        raise UsageError(
+            "distill needs either a student or sizes to cut the teacher to: pass student=, or "
+            "[teacher, 5e9, 3e9] in place of the teacher"
+        )
+    return first, sizes
+
+
+def in_steps(values: Mapping[str, Any], sizes: Sequence[float]) -> dict[str, Any]:
+    """A recipe of one stage as one of a stage a size."""
+    cuts = [{"kind": "pruned", "target_params": size} for size in sizes]
+    shared = {key: values[key] for key in ("objectives", "train")}
+    stages = [
+        {"name": f"step{number}", **shared, **({"student": cut} if number > 1 else {})}
+        for number, cut in enumerate(cuts, 1)
+    ]
+    rest = {key: value for key, value in values.items() if key not in shared}
+    return {**rest, "student": cuts[0], "stages": stages}
 
 
 def _name_of(model: PreTrainedModel) -> str:

@@ -1,0 +1,1 @@
+"""What is proved on the user's own models and data before the first step."""

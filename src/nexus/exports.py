@@ -1,0 +1,336 @@
+"""Models in formats of other runtimes, which read and write faster on a CPU than PyTorch does.
+
+Conversion is that of transformers' own exporter, rounding that of NNCF. One graph with its cache
+inside both reads a prompt and continues it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nexus import durable
+from nexus.candidates import candidate
+from nexus.errors import NexusError, UsageError
+from nexus.quantization.quantize import refuse_quantized
+
+FORMATS = ("openvino",)
+BITS = (16, 8, 4)
+GROUP = 64
+"""Neighbours along a row that share a scale at four bits."""
+FACTS = "export.json"
+TOLERANCE = 0.02
+"""How far logits at 16 bits may lie from the model's own, as a share of the largest of them."""
+
+_NEEDED = ("openvino", "nncf")
+_PROBE, _PROBE_ROWS = 8, 2
+
+
+def export(
+    model: str | Path,
+    out: Path,
+    *,
+    to: str = "openvino",
+    bits: int = 8,
+    group_size: int | None = None,
+) -> dict[str, Any]:
+    """Write a folder that OpenVINO runs: the graph, the tokenizer, and export.json.
+
+    Sixteen bits halve what float32 takes; the other two are for weights only, and the embedding
+    and the head are rounded to eight where the rest has four. What is written is loaded again and
+    must answer as the model does, closely at 16 bits and finitely below.
+
+    Args:
+        model: a folder, a name on the hub or a GGUF file.
+        out: where to; must be empty or not exist.
+        to: the format.
+        bits: 16, 8 or 4.
+        group_size: at four bits, how many neighbours along a row share a scale.
+
+    Returns:
+        What export.json says: layers by bits, bytes, and how far logits lie from the model's.
+
+    Raises:
+        UsageError: for anything that the user can put right, in one line.
+        NexusError: what was written does not answer as the model does.
+    """
+    _refuse(out, to, bits, group_size)
+    source = candidate(str(model), "float32")
+    loaded, tokenizer = source.model, source.tokenizer
+    cast(torch.nn.Module, loaded).to("cpu")
+    refuse_quantized(loaded)
+    if bits == 4:
+        _refuse_group(loaded, group_size or GROUP)
+    begin = time.perf_counter()
+    with _untold():
+        exported = _converted(loaded, bits, group_size or GROUP)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with durable.directory(out) as aside:
+        exported.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        facts = {
+            "model": str(model),
+            "format": to,
+            "bits": bits,
+            "group_size": (group_size or GROUP) if bits == 4 else None,
+            **_layers(exported.program, bits, _names(loaded)),
+            "bytes": sum(file.stat().st_size for file in aside.iterdir()),
+            "largest_difference": _checked(loaded, Exported(aside, exact=True), bits),
+            "seconds": round(time.perf_counter() - begin, 1),
+        }
+        (aside / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return facts
+
+
+class Exported:
+    """An exported model, ready to read and write. It remembers what it read until `forget`.
+
+    Args:
+        folder: what `export` wrote.
+        threads: how many the runtime may use; as many as it likes unless given.
+        exact: compute in float32. Otherwise the runtime takes bfloat16 where the CPU has
+            instructions for it, and may round what enters a layer of few bits.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None, exact: bool = False) -> None:
+        _require_installed()
+        if not (folder / "openvino_model.xml").is_file():
+            raise UsageError(
+                f"{folder} is no exported model: it lacks openvino_model.xml. "
+                "Write one with nexus export MODEL --out DIR"
+            )
+        openvino = import_module("openvino")
+        asked: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            asked["INFERENCE_NUM_THREADS"] = threads
+        if exact:
+            asked |= dict.fromkeys(("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION"), "f32")
+            asked["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
+        compiled = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", asked)
+        self._inputs = {name for port in compiled.inputs for name in port.get_names()}
+        self._request = compiled.create_infer_request()
+        self._read = 0
+
+    def forget(self) -> None:
+        """Begin a new text."""
+        self._request.reset_state()
+        self._read = 0
+
+    def read(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocabulary"]:
+        """Logits after each of these tokens, which follow all that was read since `forget`.
+
+        All rows are equally long: there is no padding.
+        """
+        rows, new = ids.shape
+        known = {
+            "input_ids": ids.numpy(),
+            "attention_mask": np.ones((rows, self._read + new), dtype=np.int64),
+            "position_ids": np.tile(np.arange(self._read, self._read + new), (rows, 1)),
+            "cache_position": np.arange(self._read, self._read + new),
+            "beam_idx": np.arange(rows, dtype=np.int32),
+        }
+        self._request.infer({name: known[name] for name in self._inputs if name in known})
+        self._read += new
+        return torch.from_numpy(self._request.get_tensor("logits").data.copy())
+
+    def generate(
+        self, ids: Int[Tensor, "batch prompt"], new_tokens: int
+    ) -> Int[Tensor, "batch new"]:
+        """The likeliest token, again and again."""
+        self.forget()
+        written = [self.read(ids)[:, -1:].argmax(-1)]
+        while len(written) < new_tokens:
+            written.append(self.read(written[-1])[:, -1:].argmax(-1))
+        return torch.cat(written, dim=1)
+
+
+def _refuse(out: Path, to: str, bits: int, group_size: int | None) -> None:
+    if to not in FORMATS:
+        raise UsageError(f"--to is {to}: choose {', '.join(FORMATS)}")
+    if bits not in BITS:
+        raise UsageError(f"--bits is {bits}: choose {', '.join(map(str, BITS))}")
+    if group_size is not None and bits != 4:
+        raise UsageError(f"--group-size goes with --bits 4, and --bits is {bits}: leave it out")
+    if group_size is not None and group_size < 1:
+        raise UsageError(f"--group-size is {group_size}: choose 32, 64 or 128")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out} is there and not empty. Choose another directory")
+    _require_installed()
+
+
+def _refuse_group(model: PreTrainedModel, group_size: int) -> None:
+    head = cast(Any, model).get_output_embeddings()
+    lengths = {
+        layer.in_features
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear) and layer is not head
+    }
+    if lengths and all(length % group_size for length in lengths):
+        raise UsageError(
+            f"--group-size is {group_size}, and the layers' rows are "
+            f"{', '.join(map(str, sorted(lengths)))} long: choose a divisor, "
+            f"{math.gcd(*lengths)} at most for all of them"
+        )
+
+
+def _require_installed() -> None:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"OpenVINO exports need {' and '.join(missing)}: "
+            "pip install 'nexus-distillation[openvino]'"
+        )
+
+
+def _converted(model: PreTrainedModel, bits: int, group_size: int) -> Any:
+    """The graph that takes any number of tokens after any number of earlier ones."""
+    exporters = import_module("transformers.exporters")
+    quantizer = None
+    if bits < 16:
+        nncf = import_module("nncf")
+        modes, compression = nncf.CompressWeightsMode, exporters.NNCFWeightCompressionConfig
+        # Layers whose rows do not come out even stay as they are, and `_layers` names them.
+        uneven = nncf.AdvancedCompressionParameters(
+            group_size_fallback_mode=nncf.GroupSizeFallbackMode.IGNORE
+        )
+        quantizer = exporters.NNCFOpenVINOQuantizer(
+            compression(mode=modes.INT8_ASYM)
+            if bits == 8
+            else compression(
+                mode=modes.INT4_SYM, group_size=group_size, ratio=1.0, advanced_parameters=uneven
+            )
+        )
+    half = bits == 16
+    config = exporters.OpenVINOConfig(dynamic=True, quantizer=quantizer, compress_to_fp16=half)
+    ids = _probe(model)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    parting = import_module("transformers.exporters.utils").decompose_for_generation
+    parts = parting(model, inputs, multi_token_decode=True)
+    return exporters.OpenVINOExporter().export(*parts["decode"], config)
+
+
+def _probe(model: PreTrainedModel) -> Int[Tensor, "rows tokens"]:
+    generator = torch.Generator().manual_seed(0)
+    size = model.config.get_text_config().vocab_size
+    return torch.randint(size, (_PROBE_ROWS, _PROBE), generator=generator)
+
+
+def _checked(model: PreTrainedModel, exported: Exported, bits: int) -> float:
+    """How far logits lie from the model's own, whole text at once and in two parts.
+
+    Raises:
+        NexusError: they are not finite, or too far away where nothing was rounded.
+    """
+    ids = _probe(model)
+    with torch.no_grad():
+        own = model(input_ids=ids).logits.float()
+    exported.forget()
+    whole = exported.read(ids).float()
+    exported.forget()
+    parts = torch.cat(
+        [exported.read(some).float() for some in torch.split(ids, _PROBE // 2, dim=1)], 1
+    )
+    away = max(float((own - found).abs().max()) for found in (whole, parts))
+    bound = TOLERANCE * float(own.abs().max())
+    if not away < float("inf") or (bits == 16 and away > bound):
+        raise NexusError(
+            f"the exported model's logits lie {away:.3g} from the model's own, and {bound:.3g} is "
+            "the most. Nothing was written; please report the model's architecture"
+        )
+    return away
+
+
+def _names(model: PreTrainedModel) -> dict[str, str]:
+    """What the graph calls the layers, which it numbers in the order of their calls."""
+    names: dict[str, str] = {}
+    counts: dict[type[nn.Module], int] = {nn.Linear: 0, nn.Embedding: 0}
+    words: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Embedding: "embedding"}
+
+    def note(name: str, kind: type[nn.Module]) -> Callable[..., None]:
+        def called(*_: Any) -> None:
+            names[f"{words[kind]}_{counts[kind]}"] = name
+            counts[kind] += 1
+
+        return called
+
+    hooks = [
+        module.register_forward_hook(note(name, kind))
+        for name, module in model.named_modules()
+        for kind in words
+        if isinstance(module, kind)
+    ]
+    with torch.no_grad():
+        model(input_ids=_probe(model))
+    for hook in hooks:
+        hook.remove()
+    return names
+
+
+def _layers(program: Any, bits: int, names: dict[str, str]) -> dict[str, Any]:
+    """How many weights have so many bits, and the names of all that have more than asked for."""
+    counts: dict[str, int] = {}
+    wider: dict[str, str] = {}
+    for node in program.get_ordered_ops():
+        if node.get_type_name() not in ("MatMul", "Gather"):
+            continue
+        for port in node.inputs():
+            weight = _weight(port.get_source_output().get_node())
+            if weight is None:
+                continue
+            kind = weight.get_output_element_type(0)
+            matrix = sum(size > 1 for size in weight.get_output_shape(0)) > 1
+            if not matrix or (kind.is_integral() and kind.bitwidth > 8):
+                continue
+            counts[kind.get_type_name()] = counts.get(kind.get_type_name(), 0) + 1
+            if kind.bitwidth > bits:
+                name = node.get_friendly_name().split("/")[0]
+                wider[names.get(name, name)] = kind.get_type_name()
+    return {"weights": counts, "wider": wider}
+
+
+_PASSED = ("Convert", "Multiply", "Subtract", "Reshape", "Transpose")
+
+
+def _weight(node: Any) -> Any:
+    """The constant that a product of a layer is made from, or none."""
+    while node.get_type_name() in _PASSED:
+        node = node.input_value(0).get_node()
+    return node if node.get_type_name() == "Constant" else None
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """Neither words about tested versions nor messages to the makers of the libraries.
+
+    Both OpenVINO's converter and NNCF report uses to their makers, except where CI is set.
+    """
+    before = os.environ.get("CI")
+    quiet = [logging.getLogger(name) for name in ("transformers", "nncf", "torch.export")]
+    levels = [logger.level for logger in quiet]
+    os.environ["CI"] = "true"
+    try:
+        for logger in quiet:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(quiet, levels, strict=True):
+            logger.setLevel(level)
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before

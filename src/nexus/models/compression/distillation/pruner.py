@@ -1,0 +1,231 @@
+"""MinitronPruner: a student of any size, cut out of its teacher."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nexus.batch import Batch
+from nexus.data.loader import from_padded
+from nexus.errors import UsageError
+from nexus.pruning.depth_search import depth_strategy_named
+from nexus.pruning.families import family_of
+from nexus.pruning.importance import STRATEGIES, WITHOUT_DATA, Strategy
+from nexus.pruning.own_text import own_text
+from nexus.pruning.prune import Pruned
+from nexus.pruning.search import AXES, Axis
+from nexus.pruning.slice import Kept, cut
+from nexus.pruning.target import Target, budget_named, meet
+from nexus.pruning.vocabulary import HowMany
+from nexus.pruning.watching import Aggregate
+from nexus.students.cutting import Plan, make
+from nexus.students.narrowed import Narrowed, narrowed
+from nexus.students.ranking import Ranking, Search
+
+IMPORTANCE = "importance"
+"""The specification's name for what measures best, activations."""
+
+SEQUENCE = 512
+"""Tokens of a row, unless the teacher takes fewer positions."""
+
+
+class MinitronPruner:
+    """Cuts a student out of a teacher by the importance of its parts (arXiv:2407.14679).
+
+        pruner = MinitronPruner(teacher=teacher, target_params=80e6)
+        student = pruner.prune_and_create_student()
+
+    The student is an ordinary model of the teacher's class. Train it with `KnowledgeDistiller` or
+    `distill` afterwards: what was cut comes back with surprisingly little text.
+    """
+
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        target_params: float | None = None,
+        pruning_strategy: str = IMPORTANCE,
+        *,
+        calibration_data: Sequence[str] | Sequence[Tensor] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        axes: Sequence[Axis] = AXES,
+        multiple: int = 32,
+        repair: bool = True,
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+        target: float | None = None,
+        budget: str = "parameters",
+        vocabulary: HowMany | None = None,
+        depth: str | None = None,
+        aggregate: tuple[Aggregate, Aggregate] = ("mean", "l2"),
+        search: bool | Mapping[str, Any] | Search = False,
+    ) -> None:
+        """Check what can be checked before anything is computed.
+
+        Args:
+            teacher: a model of a known architecture; left as it is.
+            target_params: how many parameters in all, within 2 %.
+            pruning_strategy: `importance` (by activations), or any that a recipe can name.
+            calibration_data: texts, which need a tokenizer, or tensors of token ids. The first
+                24,000 tokens are looked at; a search reads on. Without it the teacher writes 8,000
+                tokens itself.
+            tokenizer: the teacher's.
+            axes: which sizes may change.
+            multiple: of which neurons and hidden channels are multiples.
+            repair: refit what is left on the calibration data.
+            dtype: of the student; the teacher's if not given.
+            seed: of the teacher's own text.
+            target: in place of `target_params`: so much of `budget`; up to 1, a share of the
+                teacher's.
+            budget: parameters, without_embeddings, bytes, flops, or latency: milliseconds a token,
+                measured on this machine.
+            vocabulary: how many tokens to keep, those that `calibration_data` uses most first, or
+                `used`; alone, nothing else goes. `narrowed` then holds the tokenizer and the
+                teacher that belong to the student.
+            depth: how layers are told apart, where some go; by their importance if not given.
+            aggregate: how activations are summed up, over tokens and over rows.
+            search: tell several shapes for the target apart by short distillation on
+                `calibration_data`: True, or what a recipe can say of it, as
+                `{"candidates": 8, "tokens": 200_000}`. `ranking` then says how they fared.
+
+        Raises:
+            UsageError: for an unknown strategy or budget, or data that cannot be used.
+        """
+        self.teacher, self.dtype = teacher, dtype
+        self.target = _target(target_params, target, budget, vocabulary)
+        self.plan = Plan(
+            _strategy(pruning_strategy), aggregate,
+            None if depth is None else depth_strategy_named(depth), tuple(axes), multiple, repair,
+            _search(search, self.target, calibration_data), seed,
+        )  # fmt: skip
+        self.pruned: Pruned | None = None
+        self.ranking: Ranking | None = None
+        """How the shapes of a search fared."""
+        self.narrowed: Narrowed | None = None
+        """The teacher with the student's tokens, which its distribution is renormalised to, and
+        their tokenizer (`narrowed.vocabulary.tokenizer`); only where `vocabulary` is given."""
+        self._vocabulary = vocabulary
+        if vocabulary is not None and (calibration_data is None or tokenizer is None):
+            raise UsageError(
+                "vocabulary keeps what a text uses: pass calibration_data= and tokenizer="
+            )
+        self._data, self._tokenizer = calibration_data, tokenizer
+        self._batches = (
+            None if calibration_data is None else _batches(calibration_data, tokenizer, teacher)
+        )
+
+    def prune_and_create_student(self) -> PreTrainedModel:
+        """The student. What was kept and what was proved is in `pruned` afterwards.
+
+        Raises:
+            UsageError: The architecture is unknown, or the target cannot be met; the nearest shape
+                is named.
+        """
+        teacher, target, batches, plan = self.teacher, self.target, self._batches, self.plan
+        if self._vocabulary is not None:
+            self.narrowed = self._fewer_tokens(self._vocabulary)
+            teacher = self.narrowed.model
+            if target is None:
+                return cut(teacher, Kept(), dtype=self.dtype)
+            target = target.absolute(self.teacher, family_of(teacher))
+            tokenizer = self.narrowed.vocabulary.tokenizer
+            batches = _batches(self._texts(), tokenizer, teacher)
+        if target is None:
+            raise UsageError("there is no target: pass target_params= or target=")
+        if target.budget != "latency":  # before anything is written or read
+            meet(target, teacher, family_of(teacher), multiple=plan.multiple, axes=plan.axes)
+        if batches is None and (plan.repair or plan.strategy not in WITHOUT_DATA):
+            _say("no calibration data: the teacher writes its own text")
+            batches = own_text(self.teacher, seed=plan.seed)
+        text = [batch.to(teacher.device) for batch in batches or []]
+        made = make(teacher, text, target, plan, dtype=self.dtype, say=_say)
+        self.pruned, self.ranking = made.pruned, made.ranking
+        return self.pruned.model
+
+    def _fewer_tokens(self, size: HowMany) -> Narrowed:
+        """The teacher with the tokens of the calibration data."""
+        tokenizer: Any = self._tokenizer
+        documents = [tokenizer(text)["input_ids"] for text in self._texts()]
+        return narrowed(self.teacher, tokenizer, documents, size, multiple=self.plan.multiple)
+
+    def _texts(self) -> list[str]:
+        """The calibration data as text."""
+        tokenizer: Any = self._tokenizer
+        return [
+            one if isinstance(one, str) else tokenizer.decode(one.flatten())
+            for one in self._data or ()
+        ]
+
+
+def _strategy(name: str) -> Strategy:
+    """By its name, or by the specification's."""
+    known = (IMPORTANCE, *STRATEGIES)
+    if name not in known:
+        raise UsageError(f"pruning_strategy '{name}' is unknown: choose {', '.join(known)}")
+    return cast(Strategy, "activation" if name == IMPORTANCE else name)
+
+
+def _target(
+    target_params: float | None, target: float | None, budget: str, vocabulary: HowMany | None
+) -> Target | None:
+    """What is to be met, if anything but the vocabulary is to go."""
+    given = (target_params is not None) + (target is not None)
+    if given > 1 or not (given or vocabulary is not None):
+        raise UsageError(
+            "MinitronPruner needs either target_params=80e6 or target=0.75 (with "
+            "budget='latency', say), or only vocabulary=16384: give one of them"
+        )
+    amount, named = target_params if target is None else target, budget_named(budget)
+    return None if amount is None else Target(amount, named)
+
+
+def _search(
+    asked: bool | Mapping[str, Any] | Search, target: Target | None, data: object
+) -> Search | None:
+    """The search that was asked for, if one was."""
+    if not asked and not isinstance(asked, Mapping):
+        return None
+    if target is None or data is None:
+        raise UsageError(
+            "search distils shapes for a target on text: pass target_params= and calibration_data="
+        )
+    if isinstance(asked, Search):
+        return asked
+    return Search.parse({} if isinstance(asked, bool) else dict(asked), where="search")
+
+
+def _batches(
+    data: Sequence[str] | Sequence[Tensor],
+    tokenizer: PreTrainedTokenizerBase | None,
+    teacher: PreTrainedModel,
+) -> list[Batch]:
+    """Rows of whole sequences, the texts one behind the other; what is left over is dropped."""
+    text = teacher.config.get_text_config()
+    length = min(SEQUENCE, int(getattr(text, "max_position_embeddings", None) or SEQUENCE))
+    ids: list[Tensor] = []
+    for number, one in enumerate(data):
+        if isinstance(one, str) and tokenizer is None:
+            raise UsageError("calibration_data holds texts: pass tokenizer= as well, or token ids")
+        found: Any = cast(Any, tokenizer)(one)["input_ids"] if isinstance(one, str) else one
+        tokens = torch.as_tensor(found).flatten().cpu()
+        if tokens.is_floating_point():
+            raise UsageError(
+                f"calibration_data[{number}] is a tensor of {tokens.dtype}: give token ids or texts"
+            )
+        ids.append(tokens.long())
+    stream = torch.cat(ids) if ids else torch.empty(0, dtype=torch.long)
+    if len(stream) < length:
+        raise UsageError(
+            f"calibration_data holds {len(stream)} tokens, less than one sequence of {length}: "
+            "give more text (about 25,000 tokens), or none, and the teacher writes its own"
+        )
+    rows = stream[: len(stream) // length * length].view(-1, length)
+    return [from_padded(some, vocabulary=text.vocab_size) for some in torch.split(rows, 4)]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

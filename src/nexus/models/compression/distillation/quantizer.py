@@ -1,0 +1,54 @@
+"""quantize(model, bits=4): the same model in few bits."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from nexus.adapters import merged
+from nexus.errors import UsageError
+from nexus.quantization import quantize as core
+from nexus.quantization.scheme import scheme_of
+
+
+def quantize(
+    model: nn.Module,
+    bits: int | None = None,
+    *,
+    scheme: str | None = None,
+    group_size: int | Literal["row"] | None = None,
+    symmetric: bool = True,
+    dtype: torch.dtype | None = None,
+) -> PreTrainedModel:
+    """The model with the weights of its linear layers in few bits; embeddings and head stay.
+
+    What comes back runs, generates, and is saved with `save_pretrained`; load it again with
+    `nexus.hub.load_model`, or with plain `from_pretrained` where compressed-tensors is installed.
+    Layers that could not be quantised are named in a warning.
+
+    Args:
+        model: is left as it is. Adapters are merged into a copy first.
+        bits: 8, 4 or 3; of weights only.
+        scheme: or by its name: int8, int4, int3 or int8_dynamic (both weights and what enters).
+        group_size: neighbours along a row that share a scale, or "row". If not given, 64 below
+            eight bits and the row at eight.
+        symmetric: whether grids lie around zero.
+        dtype: of all that is not quantised; the model's if not given. Decoding is fastest in
+            bfloat16.
+
+    Raises:
+        UsageError: There is no such scheme, nothing can be quantised like this, or it is already.
+    """
+    wanted = scheme_of(bits, scheme, group_size, symmetric)
+    plain = merged(model)
+    if not isinstance(plain, PreTrainedModel):
+        raise UsageError(f"{type(model).__name__} is no transformers model: pass a PreTrainedModel")
+    found = core.quantize(plain, wanted, dtype=dtype)
+    if found.left_out:
+        names = "; ".join(f"{name}: {why}" for name, why in found.left_out.items())
+        warnings.warn(f"not quantised: {names}", stacklevel=2)
+    return found.model

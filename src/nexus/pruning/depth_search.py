@@ -1,0 +1,233 @@
+"""Which layers to keep: by what each does to the stream, or by what the text loses without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nexus.batch import PADDING, Batch, Targets
+from nexus.errors import UsageError
+from nexus.kernels.chunked_head import observe
+from nexus.kernels.decoder import decoder_layers, evaluated
+from nexus.kernels.lm_head import head_rows, split_head
+from nexus.pruning.activations import first, hooked, states
+from nexus.pruning.depth import block_influence
+from nexus.pruning.families import family_of
+from nexus.signals import Headed, Scores, Support
+
+DepthStrategy = Literal["block_influence", "perplexity", "contiguous", "norm_ratio"]
+"""How layers are chosen:
+
+    block_influence  those that turn their input most (arXiv:2403.03853): one forward pass
+    norm_ratio       those that lengthen their input most: one forward pass
+    perplexity       one goes at a time, the one whose loss hurts the text least given those that
+                     are gone already: about layers × cut forward passes, half of each shared
+    contiguous       the block without which the text fares best: about as many passes as layers
+"""
+DEPTH_STRATEGIES: tuple[DepthStrategy, ...] = get_args(DepthStrategy)
+
+SHORTLIST = 12
+"""How many layers later rounds of `perplexity` try: those that were missed least in the last."""
+
+
+def depth_strategy_named(name: str) -> DepthStrategy:
+    """A strategy by its name.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    for strategy in DEPTH_STRATEGIES:
+        if strategy == name:
+            return strategy
+    raise UsageError(f"depth strategy '{name}' is unknown: choose {', '.join(DEPTH_STRATEGIES)}")
+
+
+def rank_layers(
+    model: PreTrainedModel, batches: Iterable[Batch], strategy: DepthStrategy, count: int
+) -> tuple[int, ...]:
+    """The `count` layers to keep, in increasing order.
+
+    Raises:
+        UsageError: The model has fewer layers, or there is no text.
+    """
+    total = len(decoder_layers(model))
+    if not 1 <= count <= total:
+        raise UsageError(f"{count} layers cannot be kept of {total}: choose 1 to {total}")
+    match strategy:
+        case "block_influence":
+            return _highest(block_influence(model, batches), count)
+        case "norm_ratio":
+            return _highest(norm_ratio(model, batches), count)
+        case "perplexity":
+            return _greedy(Deletions(model, batches), total, count)
+        case "contiguous":
+            return _best_block(Deletions(model, batches), total, count)
+
+
+def _highest(scores: Float[Tensor, " n"], count: int) -> tuple[int, ...]:
+    order = sorted(range(len(scores)), key=lambda layer: (-scores[layer].item(), layer))
+    return tuple(sorted(order[:count]))
+
+
+def _greedy(deletions: Deletions, total: int, count: int) -> tuple[int, ...]:
+    kept = tried = tuple(range(total))
+    while len(kept) > count:
+        losses = deletions.without_one(kept, tried)
+        gone, *others = sorted(losses, key=lambda layer: (losses[layer], layer))
+        kept = tuple(layer for layer in kept if layer != gone)
+        tried = tuple(sorted(others[:SHORTLIST])) or kept
+    return kept
+
+
+def _best_block(deletions: Deletions, total: int, count: int) -> tuple[int, ...]:
+    width = total - count
+    if not width:
+        return tuple(range(total))
+    return min(
+        (
+            tuple(layer for layer in range(total) if not start <= layer < start + width)
+            for start in range(count + 1)
+        ),
+        key=deletions.loss,
+    )
+
+
+@torch.no_grad()
+def norm_ratio(model: PreTrainedModel, batches: Iterable[Batch]) -> Float[Tensor, " n"]:
+    """How much each layer lengthens the residual stream: the mean of |out| / |in| over tokens.
+
+    As in the cascade distillation of Ministral 3 (arXiv:2601.08584), in fp32.
+    """
+    layers = decoder_layers(model)
+    trunk = split_head(model, head_rows(model))
+    sums = torch.zeros(len(layers), dtype=torch.float64)
+    tokens = 0
+    inside: Tensor
+
+    def add(number: int, before: Tensor, after: Tensor) -> None:
+        length = after[inside].float().norm(dim=-1) / before[inside].float().norm(dim=-1)
+        sums[number] += length.sum(dtype=torch.float64).cpu()
+
+    handles = [
+        layer.register_forward_hook(
+            lambda _, args, kwargs, output, number=number: add(
+                number, first(args, kwargs), states(output)
+            ),
+            with_kwargs=True,
+        )
+        for number, layer in enumerate(layers)
+    ]
+    with hooked(handles), evaluated(model):
+        for batch in batches:
+            inside = (batch.documents != PADDING).to(model.device)
+            tokens += int(inside.sum())
+            trunk.hidden(batch.to(model.device))
+    if tokens == 0:
+        raise UsageError("depth strategy 'norm_ratio' needs calibration text, but there is none")
+    return (sums / tokens).float()
+
+
+class Deletions:
+    """What text costs a model that leaves some of its layers out."""
+
+    def __init__(self, model: PreTrainedModel, batches: Iterable[Batch]) -> None:
+        family_of(model)  # whose layers are known to give a tensor, as a stand-in does
+        self._layers = decoder_layers(model)
+        self._model = model
+        self._trunk = split_head(model, head_rows(model))
+        self._batches = list(batches)
+        if not sum(int(batch.is_target.sum()) for batch in self._batches):
+            raise UsageError(
+                "The choice of layers by perplexity needs calibration text with something to "
+                "predict, but there is none. Add text, or choose block_influence"
+            )
+
+    @torch.no_grad()
+    def loss(self, kept: Sequence[int]) -> float:
+        """The sum of -log q(target) with only the layers `kept`."""
+        total = 0.0
+        with evaluated(self._model), self._replaced() as put:
+            for batch in self._batches:
+                batch = batch.to(self._model.device)
+                put({number: None for number in range(len(self._layers)) if number not in kept})
+                total += self._of(batch)
+        return total
+
+    @torch.no_grad()
+    def without_one(
+        self, kept: Sequence[int], tried: Iterable[int] | None = None
+    ) -> dict[int, float]:
+        """The loss with one more layer gone, by that layer.
+
+        What comes before it is the same for all and computed once.
+        """
+        missing = dict.fromkeys(n for n in range(len(self._layers)) if n not in kept)
+        wanted = list(kept if tried is None else tried)
+        losses = dict.fromkeys(wanted, 0.0)
+        with evaluated(self._model), self._replaced() as put:
+            for batch in self._batches:
+                batch = batch.to(self._model.device)
+                put(missing)
+                entered = self._entered(batch, wanted)
+                for gone in wanted:
+                    put(missing | dict.fromkeys(range(gone)) | {gone: entered.pop(gone)})
+                    losses[gone] += self._of(batch)
+        return losses
+
+    def _entered(self, batch: Batch, numbers: Sequence[int]) -> dict[int, Tensor]:
+        seen: dict[int, Tensor] = {}
+        handles = [
+            self._layers[number].register_forward_pre_hook(
+                lambda _, args, kwargs, number=number: seen.update({number: first(args, kwargs)}),
+                with_kwargs=True,
+            )
+            for number in numbers
+        ]
+        with hooked(handles):
+            self._trunk.hidden(batch)
+        return seen
+
+    def _of(self, batch: Batch) -> float:
+        hidden = self._trunk.hidden(batch)[batch.is_target]
+        said = Headed(hidden, self._trunk.head())
+        return float(observe(said, None, batch.at_targets(), (negative_log,)).double().sum())
+
+    @contextmanager
+    def _replaced(self) -> Iterator[Callable[[Mapping[int, Tensor | None]], None]]:
+        """Puts stand-ins in the places of layers: which hand on what they get, or say the same."""
+        layers = list(self._layers)
+
+        def put(chosen: Mapping[int, Tensor | None]) -> None:
+            for number, layer in enumerate(layers):
+                self._layers[number] = (
+                    _StandIn(layer, chosen[number]) if number in chosen else layer
+                )
+
+        try:
+            yield put
+        finally:
+            put({})
+
+
+class _StandIn(nn.Module):
+    """In the place of a layer, and taken for it by whoever asks what kind it is."""
+
+    def __init__(self, layer: nn.Module, said: Tensor | None) -> None:
+        super().__init__()
+        own = set(vars(self))
+        self.__dict__.update({name: v for name, v in vars(layer).items() if name not in own})
+        self._said = said
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden_states if self._said is None else self._said
+
+
+def negative_log(own: Scores, _: Scores | Support | None, targets: Targets) -> Tensor:
+    """-log q(target) in nats."""
+    return own.normalizer() - own.logits.gather(1, targets.tokens.unsqueeze(1)).squeeze(1)

@@ -1,0 +1,72 @@
+"""Progress: sums over text that are put on disk now and then, so that a measurement goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialised
+from torch import Tensor
+
+from nexus import durable
+from nexus.batch import Batch
+from nexus.durable import Damaged
+
+PAUSE_SECONDS = 30.0
+"""At least so long between two times, and twenty times as long as one takes."""
+
+
+@dataclass
+class Progress:
+    """How far a measurement is; without a path nothing is put away."""
+
+    path: Path | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What is measured on what: sums of anything else are no use."""
+    pause_seconds: float = PAUSE_SECONDS
+    _done: int = 0
+    _last: float = field(default_factory=time.monotonic)
+    _took: float = 0.0
+
+    def begin(self) -> dict[str, Tensor] | None:
+        """The sums so far, if there are any."""
+        if self.path is None or not self.path.is_file():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                facts = dict(file.metadata() or {})
+                done = int(facts.pop("batches", "0"))
+                if facts != dict(self.facts):
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise Damaged(
+                f"{self.path} cannot be read ({error}): remove it, to measure anew"
+            ) from None
+        self._done = done
+        return tensors
+
+    def rest(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches that are not in the sums yet."""
+        return islice(batches, self._done, None)
+
+    def done(self, sums: Callable[[], Mapping[str, Tensor]]) -> None:
+        """One more batch is in the sums."""
+        self._done += 1
+        waited = time.monotonic() - self._last
+        if self.path is None or waited < max(self.pause_seconds, 20 * self._took):
+            return
+        begin = time.monotonic()
+        facts = {**self.facts, "batches": str(self._done)}
+        durable.write(self.path, serialised(dict(sums()), metadata=facts))
+        self._last = time.monotonic()
+        self._took = self._last - begin
+
+    def finish(self) -> None:
+        """Nothing needs to go on any more."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,373 @@
+"""Search: the shapes that meet a target and that the architecture allows, best guess first."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nexus.errors import UsageError
+from nexus.pruning.budget import Budget, Cost, Measure
+from nexus.pruning.families import Family, family_of
+from nexus.pruning.importance import Scores
+from nexus.pruning.sizes import Sizes
+from nexus.pruning.slice import Kept
+
+Axis = Literal["neurons", "expert_neurons", "hidden", "layers", "heads", "groups", "experts"]
+
+AXES: tuple[Axis, ...] = ("neurons", "expert_neurons", "hidden", "layers")
+"""What is cut unless another choice is made: attention is kept whole (arXiv:2408.11796)."""
+
+TOLERANCE = 0.02
+"""How far from its target a shape may be, as a share of it."""
+
+_STEPPED = {"neurons", "expert_neurons", "hidden"}
+"""Axes whose sizes are multiples of a number."""
+
+_POINTS = 400_000
+"""How many shapes are looked at for each choice of heads and experts."""
+
+
+def default_shape(
+    model: PreTrainedModel,
+    family: Family,
+    *,
+    target: float,
+    budget: Measure | Cost = "parameters",
+    multiple: int = 32,
+    axes: Collection[Axis] = AXES,
+) -> Sizes:
+    """The first of `shapes`."""
+    return shapes(
+        model, family, target=target, budget=budget, multiple=multiple, axes=axes, limit=1
+    )[0]
+
+
+def shapes(
+    model: PreTrainedModel,
+    family: Family,
+    *,
+    target: float,
+    budget: Measure | Cost = "parameters",
+    multiple: int = 32,
+    axes: Collection[Axis] = AXES,
+    limit: int = 100,
+) -> list[Sizes]:
+    """The shapes within 2 % of a target that the architecture allows, best guess first.
+
+    The guess is a rule of thumb: what is cut costs its logarithm times a weight of the axis, least
+    for feed-forward neurons, more for the hidden size, and the more the narrower it is, and for
+    depth, most for attention. So a deep and narrow model gives neurons first and layers then, and
+    a wide one hidden channels as well (arXiv:2407.14679, arXiv:2408.11796).
+
+    Args:
+        model: in memory or on the meta device.
+        family: its row.
+        target: how much of the budget the smaller model may take.
+        budget: what is counted, or what counts it.
+        multiple: neurons and hidden channels are multiples of it, as quantisers want them.
+        axes: which sizes may change.
+        limit: how many to return at most.
+
+    Raises:
+        UsageError: The target cannot be met; the nearest shape is named.
+    """
+    grid = Grid(model, family, multiple, axes)
+    if not grid.free:
+        raise UsageError(
+            f"{model.config.model_type} has no {' and no '.join(axes) or 'axis'} to cut. Choose "
+            f"among {', '.join(_axes_of(family))}"
+        )
+    cost = Budget(model, family, budget) if isinstance(budget, str) else budget
+    now = cost(grid.before)
+    if not 0 < target <= now:
+        raise UsageError(
+            f"A target of {target:,.10g} {cost.unit} cannot be cut out of a model of {now:,.10g}. "
+            "Choose a target between nothing and that"
+        )
+
+    def dislike(values: Mapping[str, Any]) -> Any:
+        off = abs(cost.over(values) / target - 1)
+        return np.where(off <= TOLERANCE, grid.dislike(values) + 5 * off, np.inf)
+
+    found = grid.best(dislike, limit)
+    if not found:
+        raise _out_of_reach(grid, cost, target)
+    return found
+
+
+def explicit_shape(
+    model: PreTrainedModel, family: Family, wanted: Mapping[Axis, int], multiple: int = 32
+) -> Sizes:
+    """The model's sizes with some of them as wanted; others follow where they must.
+
+    Raises:
+        UsageError: The architecture has no such axis, or does not allow the shape; the nearest
+            that it allows is named.
+    """
+    for name in wanted:
+        if name not in _axes_of(family):
+            raise UsageError(
+                f"shape.{name} is {wanted[name]}, but {model.config.model_type} has no {name} to "
+                f"cut. Choose among {', '.join(_axes_of(family))}"
+            )
+    grid = Grid(model, family, multiple, tuple(wanted))
+
+    def distance(values: Mapping[str, Any]) -> Any:
+        return sum(
+            abs(np.log(values[name] / max(size, 0.5))) for name, size in wanted.items()
+        ) + np.zeros(np.shape(values["hidden"]))
+
+    nearest = grid.best(distance, 1)[0]
+    if all(asdict(nearest)[name] == size for name, size in wanted.items()):
+        return nearest
+    asked = ", ".join(f"{name}={size}" for name, size in wanted.items())
+    raise UsageError(
+        f"{model.config.model_type} cannot be cut to {asked}: sizes are whole, at most the "
+        f"model's own, neurons and hidden multiples of {multiple}, and heads fill their groups and "
+        f"the hidden size. The nearest that it can: {_named(nearest, wanted)}"
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All shapes that an architecture allows, when some axes may change."""
+
+    model: PreTrainedModel
+    family: Family
+    multiple: int
+    axes: Collection[Axis]
+
+    def __post_init__(self) -> None:
+        if self.multiple < 1:
+            raise UsageError(
+                f"neurons and hidden channels cannot be multiples of {self.multiple}: give 1 or "
+                "more; quantisers want 32"
+            )
+
+    @cached_property
+    def free(self) -> set[Axis]:
+        """The axes that may change and that the model has."""
+        return set(self.axes) & set(_axes_of(self.family))
+
+    @cached_property
+    def before(self) -> Sizes:
+        return Sizes.of(self.model.config, self.family)
+
+    def best(self, dislike: Any, limit: int) -> list[Sizes]:
+        """Those that are disliked least, where that is finite; of equals the larger first."""
+        kept: list[tuple[float, tuple[int, ...], Sizes]] = []
+        for block in self._blocks():
+            values = np.asarray(dislike(block), dtype=float).ravel()
+            order = np.argsort(values, kind="stable")[:limit]
+            for place in order[np.isfinite(values[order])]:
+                sizes = replace(
+                    self.before,
+                    **{name: int(np.ravel(array)[place]) for name, array in block.items()},
+                )
+                kept.append((float(values[place]), tuple(-n for n in _key(sizes)), sizes))
+            kept = heapq.nsmallest(limit, kept, key=lambda entry: entry[:2])
+        return [sizes for _, _, sizes in kept]
+
+    def dislike(self, values: Mapping[str, Any]) -> Any:
+        """How much is expected to be lost by cutting to some sizes."""
+        before = self.before
+        weights = {
+            "neurons": 1.0,
+            "expert_neurons": 1.0,
+            "experts": 1.5,
+            "hidden": 2.0 * max(1.0, 1536 / before.hidden),
+            "layers": 3.0,
+            "heads": 4.0,
+            "groups": 4.0,
+        }
+        gone = {
+            name: np.log(getattr(before, name) / values[name])
+            for name in weights
+            if getattr(before, name)
+        }
+        beyond_half = sum(
+            4 * np.maximum(0, gone[name] - math.log(2)) ** 2
+            for name in ("neurons", "expert_neurons")
+            if name in gone
+        )
+        return beyond_half + sum(weights[name] * lost for name, lost in gone.items())
+
+    def _blocks(self) -> Iterator[dict[str, Any]]:
+        """The shapes, those of one choice of heads and experts at a time."""
+        before = self.before
+        layers = np.arange(before.layers, 0, -1) if "layers" in self.free else [before.layers]
+        for heads, groups, fixed in self._heads():
+            for experts in self._experts():
+                same = replace(before, heads=heads, groups=groups, experts=experts)
+                hidden = [
+                    size
+                    for size in ([fixed] if fixed else self._widths("hidden", before.hidden, 64))
+                    if self._is_legal(replace(same, hidden=size))
+                ]
+                if not hidden:
+                    continue
+                room = self._room(len(layers) * len(hidden))
+                names = ("layers", "hidden", "neurons", "expert_neurons")
+                mesh = np.meshgrid(
+                    layers,
+                    hidden,
+                    self._widths("neurons", before.neurons, room),
+                    self._widths("expert_neurons", before.expert_neurons, room),
+                    indexing="ij",
+                )
+                block = dict(zip(names, (array.astype(float) for array in mesh), strict=True))
+                if self.family.width == self.family.expert_width:
+                    block["neurons"] = block["expert_neurons"]
+                whole = {"heads": heads, "groups": groups, "experts": experts}
+                whole["vocabulary"] = before.vocabulary
+                yield block | {
+                    name: np.full_like(block["hidden"], size) for name, size in whole.items()
+                }
+
+    def _room(self, others: int) -> int:
+        """How many widths of the network are looked at, so that shapes stay countable."""
+        free = len({"neurons", "expert_neurons"} & self.free)
+        return max(16, int((_POINTS / others) ** (1 / max(1, free))))
+
+    def _widths(self, name: Axis, whole: int, most: int) -> list[int]:
+        if name not in self.free or not whole:
+            return [whole]
+        step = self.multiple * max(1, math.ceil(whole / self.multiple / most))
+        return [whole, *(size for size in range(step, whole, step))]
+
+    def _heads(self) -> Iterator[tuple[int, int, int]]:
+        """Heads and groups, with the hidden size where that follows."""
+        heads, groups = self.before.heads, self.before.groups
+        free = {"heads", "groups"} & self.free
+        if self.family.heads_fill_hidden:
+            free |= {"hidden"} & self.free
+            each = heads // groups
+            for some in range(groups, 0, -1) if free else [groups]:
+                hidden = some * each * self.before.head_dim
+                if hidden % self.multiple == 0 or some == groups:
+                    yield some * each, some, hidden
+        elif heads == groups:
+            yield from ((count, count, 0) for count in (range(heads, 0, -1) if free else [heads]))
+        else:
+            each = heads // groups
+            for some in range(groups, 0, -1) if "groups" in free else [groups]:
+                for per_group in range(each, 0, -1) if "heads" in free else [each]:
+                    yield some * per_group, some, 0
+
+    def _experts(self) -> list[int]:
+        whole = self.before.experts
+        if not whole or "experts" not in self.free:
+            return [whole]
+        fewest = int(getattr(self.model.config.get_text_config(), "num_experts_per_tok", 1) or 1)
+        step = math.ceil((whole - fewest + 1) / 32)
+        return [whole, *range(fewest, whole, step)]
+
+    def _is_legal(self, sizes: Sizes) -> bool:
+        try:
+            sizes.apply(self.model.config, self.family)
+        except UsageError:
+            return False
+        return True
+
+
+def choose(
+    scores: Scores, model: PreTrainedModel, sizes: Sizes, layers: tuple[int, ...] | None = None
+) -> Kept:
+    """What to keep: the highest scores of every axis, in the order in which they lay.
+
+    Groups are kept whole with their heads, and of every group as many heads, the best of it.
+
+    Args:
+        scores: of the model.
+        model: whose configuration says how long axes are.
+        sizes: how long they are to be.
+        layers: which layers stay; those of the highest scores if not given.
+    """
+    before = Sizes.of(model.config, family_of(model))
+    if layers is None and sizes.layers < before.layers:
+        layers = tuple(_top(scores.layers, sizes.layers).tolist())
+    if layers is not None and len(layers) != sizes.layers:
+        raise UsageError(
+            f"{len(layers)} layers are named, but the shape has {sizes.layers}: name as many"
+        )
+    numbers = range(before.layers) if layers is None else layers
+
+    def by_layer(values: Mapping[int, Tensor], size: int, whole: int) -> dict[int, Tensor]:
+        if size == whole:
+            return {}
+        return {layer: _top(values[layer], size) for layer in numbers if layer in values}
+
+    heads, groups = _attention(scores, before, sizes, numbers)
+    return Kept(
+        layers=layers,
+        hidden=None if sizes.hidden == before.hidden else _top(scores.hidden, sizes.hidden),
+        neurons=by_layer(scores.neurons, sizes.neurons, before.neurons),
+        heads=heads,
+        groups=groups,
+        experts=by_layer(scores.experts, sizes.experts, before.experts),
+        expert_neurons=by_layer(scores.expert_neurons, sizes.expert_neurons, before.expert_neurons),
+    )
+
+
+def _attention(
+    scores: Scores, before: Sizes, after: Sizes, numbers: Collection[int]
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    if (before.heads, before.groups) == (after.heads, after.groups):
+        return {}, {}
+    heads: dict[int, Tensor] = {}
+    groups: dict[int, Tensor] = {}
+    each, stay = before.heads // before.groups, after.heads // after.groups
+    for layer in numbers:
+        table = scores.heads[layer].view(before.groups, each)
+        whole = scores.groups[layer] if layer in scores.groups else table.sum(1)
+        groups[layer] = _top(whole, after.groups)
+        inside = torch.stack([_top(table[group], stay) for group in groups[layer].tolist()])
+        heads[layer] = (groups[layer][:, None] * each + inside).flatten()
+    return heads, groups
+
+
+def _top(values: Tensor, count: int) -> Tensor:
+    """The places of the highest values along the last axis, in increasing order."""
+    order = values.float().argsort(dim=-1, descending=True, stable=True)
+    return order[..., :count].sort(dim=-1).values.cpu()
+
+
+def _axes_of(family: Family) -> tuple[Axis, ...]:
+    names = (
+        family.names | {"layers"} | ({"heads", "groups"} if "triples" in family.names else set())
+    )
+    return tuple(axis for axis in get_args(Axis) if axis in names)
+
+
+def _key(sizes: Sizes) -> tuple[int, ...]:
+    return tuple(asdict(sizes).values())
+
+
+def _named(sizes: Sizes, names: Collection[str]) -> str:
+    values = asdict(sizes)
+    return ", ".join(f"{name}={values[name]}" for name in names)
+
+
+def _out_of_reach(grid: Grid, cost: Cost, target: float) -> UsageError:
+    """The error for a target that no shape meets, with the one that comes nearest."""
+    nearest = grid.best(lambda values: abs(cost.over(values) - target), 1)[0]
+    changed = [name for name, size in asdict(nearest).items() if size != asdict(grid.before)[name]]
+    free = ", ".join(
+        f"{axis} (by {grid.multiple}s)" if axis in _STEPPED else axis
+        for axis in get_args(Axis)
+        if axis in grid.free
+    )
+    return UsageError(
+        f"No shape that {grid.model.config.model_type} allows has {target:,.10g} "
+        f"{cost.unit} within {TOLERANCE:.0%}, when {free} may change. The nearest: "
+        f"{_named(nearest, changed or ['layers'])} with {cost(nearest):,.10g}"
+    )

@@ -1,0 +1,148 @@
+"""Target: how large a smaller model may be, of which budget, and the shape that meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from transformers import PreTrainedModel
+
+from nexus.errors import UsageError
+from nexus.pruning.budget import Budget, Cost
+from nexus.pruning.families import Family
+from nexus.pruning.latency import Latency, latency_shape
+from nexus.pruning.search import AXES, Axis, default_shape
+from nexus.pruning.sizes import Sizes
+from nexus.spec import nearest
+
+BudgetName = Literal["parameters", "without_embeddings", "bytes", "flops", "latency"]
+"""What a target counts: all parameters, those without embedding and head, bytes of the weights in
+the teacher's precision, FLOPs of a token's forward pass, or measured milliseconds per token."""
+BUDGETS: tuple[BudgetName, ...] = get_args(BudgetName)
+
+
+@dataclass(frozen=True)
+class Target:
+    """So much of a budget; up to 1, a share of what the model itself takes."""
+
+    amount: float
+    budget: BudgetName = "parameters"
+
+    def cost(
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        *,
+        multiple: int = 32,
+        axes: Collection[Axis] = AXES,
+        dtype: torch.dtype | None = None,
+    ) -> Cost:
+        """What counts the budget. Latency is measured for it; a model on the meta device has none,
+        and its FLOPs stand in for it.
+
+        Raises:
+            UsageError: Latency is asked for, but the model writes no text.
+        """
+        if self.budget != "latency":
+            return Budget(model, family, self.budget)
+        if model.device.type == "meta":
+            return Budget(model, family, "flops")
+        return Latency(model, family, multiple=multiple, axes=axes, dtype=dtype)
+
+    def value(self, cost: Cost, before: Sizes) -> float:
+        """In the budget's unit."""
+        return self.amount * cost(before) if self.amount <= 1 else self.amount
+
+    def absolute(self, model: PreTrainedModel, family: Family) -> Target:
+        """In the budget's unit, so that it means the same once the model has fewer tokens.
+
+        Raises:
+            UsageError: It is a share of the time that the model takes for a token.
+        """
+        if self.amount > 1:
+            return self
+        if self.budget == "latency":
+            raise UsageError(
+                f"target {self.amount:g} of latency is a share of the whole model's time, which is "
+                "not known once the vocabulary is cut: give milliseconds a token"
+            )
+        cost = Budget(model, family, self.budget)
+        return Target(self.value(cost, Sizes.of(model.config, family)), self.budget)
+
+
+@dataclass(frozen=True)
+class Met:
+    """A shape for a target, and what it takes of the budget."""
+
+    budget: BudgetName
+    sizes: Sizes
+    cost: Cost
+    wanted: float
+    """In the budget's unit, like the next two."""
+    taken: float
+    """Counted, or of latency really measured."""
+    whole: float
+    """What the model takes that is cut."""
+
+    @property
+    def facts(self) -> dict[str, str | float]:
+        """For a record: everything in the budget's unit."""
+        return {
+            "budget": self.budget,
+            "unit": self.cost.unit,
+            "wanted": self.wanted,
+            "taken": self.taken,
+            "whole": self.whole,
+        }
+
+
+def meet(
+    target: Target,
+    model: PreTrainedModel,
+    family: Family,
+    *,
+    multiple: int = 32,
+    axes: Collection[Axis] = AXES,
+    dtype: torch.dtype | None = None,
+) -> Met:
+    """The best guess of a shape for a target; the shape of a latency is measured.
+
+    Args:
+        target: the target.
+        model: in memory, or on the meta device where the budget is no latency.
+        family: its row.
+        multiple: neurons and hidden channels are multiples of it.
+        axes: which sizes may change.
+        dtype: of the smaller model; the model's own if not given.
+
+    Raises:
+        UsageError: The target cannot be met; the nearest shape is named.
+    """
+    before = Sizes.of(model.config, family)
+    cost = target.cost(model, family, multiple=multiple, axes=axes, dtype=dtype)
+    whole, wanted = cost(before), target.value(cost, before)
+
+    def shape(amount: float) -> Sizes:
+        return default_shape(
+            model, family, target=amount, budget=cost, multiple=multiple, axes=axes
+        )
+
+    if isinstance(cost, Latency):
+        sizes, taken = latency_shape(cost, wanted, shape)
+        return Met(target.budget, sizes, cost, wanted, taken, cost.own)
+    sizes = shape(wanted)
+    return Met(target.budget, sizes, cost, wanted, cost(sizes), whole)
+
+
+def budget_named(name: str) -> BudgetName:
+    """A budget by its name.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    for budget in BUDGETS:
+        if budget == name:
+            return budget
+    raise UsageError(f"budget '{name}' is unknown{nearest(name, BUDGETS)}")

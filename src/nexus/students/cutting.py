@@ -1,0 +1,190 @@
+"""Cutting: scores, a shape, and the cut, each kept on disk so that none is done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from nexus import durable
+from nexus.batch import PADDING, Batch
+from nexus.pruning.depth_search import DepthStrategy
+from nexus.pruning.families import family_of
+from nexus.pruning.importance import Scores, Strategy
+from nexus.pruning.latency import Latency
+from nexus.pruning.prune import Pruned, Say, prune
+from nexus.pruning.scored import scored
+from nexus.pruning.search import Axis
+from nexus.pruning.shortlist import shortlist
+from nexus.pruning.sizes import Sizes
+from nexus.pruning.target import Met, Target, meet
+from nexus.pruning.watching import Aggregate
+from nexus.students.ranking import Ranking, Search, rank
+
+SCORES = "scores.safetensors"
+RECORD = "pruning.json"
+TOKENS = 24_000
+"""How much text importance and repair look at: more changes little."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a student is cut, in terms of the model that it is cut out of."""
+
+    strategy: Strategy
+    aggregate: tuple[Aggregate, Aggregate]
+    depth: DepthStrategy | None
+    axes: Collection[Axis]
+    multiple: int
+    repair: bool
+    search: Search | None
+    seed: int
+    tokens: int = TOKENS
+    """How much text importance and repair look at."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A student, and how its shape was found."""
+
+    pruned: Pruned
+    ranking: Ranking | None
+
+
+def make(
+    model: PreTrainedModel,
+    text: Sequence[Batch],
+    aim: Target | Sizes,
+    plan: Plan,
+    *,
+    scores: Path | None = None,
+    workspace: Path | None = None,
+    dtype: torch.dtype | None = None,
+    say: Say = lambda text: None,
+) -> Cut:
+    """Score, choose a shape and cut.
+
+    Args:
+        model: which is left as it is.
+        text: the first `plan.tokens` of it for importance and repair, the rest for the search.
+        aim: a target or the very shape.
+        plan: how.
+        scores: the file of importance scores, there already or not.
+        workspace: where a search keeps what it measured.
+        dtype: of the student.
+        say: told in a sentence what begins.
+
+    Raises:
+        UsageError: The target or the shape cannot be had, or the scores are of something else.
+    """
+    looked_at, rest = apart(text, plan.tokens)
+    found = scored(
+        model, looked_at, scores, strategy=plan.strategy, aggregate=plan.aggregate,
+        seed=plan.seed, say=say,
+    )  # fmt: skip
+    ranking: Ranking | None = None
+    goal: Met | Target | Sizes = aim
+    if isinstance(aim, Target):
+        goal, ranking = _shape(model, found, looked_at, rest, aim, plan, workspace, dtype, say)
+    pruned = prune(
+        model, looked_at, target=goal if isinstance(goal, Met) else None,
+        sizes=goal if isinstance(goal, Sizes) else None, strategy=plan.strategy, depth=plan.depth,
+        axes=plan.axes, multiple=plan.multiple, repair=plan.repair, dtype=dtype, scores=found,
+        seed=plan.seed, say=say,
+    )  # fmt: skip
+    return Cut(pruned, ranking)
+
+
+def apart(text: Sequence[Batch], tokens: int) -> tuple[list[Batch], list[Batch]]:
+    """The first batches that hold so many tokens, and the others."""
+    held = 0
+    for number, batch in enumerate(text, 1):
+        held += int((batch.documents != PADDING).sum())
+        if held >= tokens:
+            return list(text[:number]), list(text[number:])
+    return list(text), []
+
+
+def _shape(
+    model: PreTrainedModel,
+    scores: Scores,
+    calibration: Sequence[Batch],
+    text: Sequence[Batch],
+    target: Target,
+    plan: Plan,
+    workspace: Path | None,
+    dtype: torch.dtype | None,
+    say: Say,
+) -> tuple[Met, Ranking | None]:
+    """The shape for a target: the best guess, or the best of a search."""
+    family = family_of(model)
+    limits: Any = {"multiple": plan.multiple, "axes": plan.axes}
+    if target.budget == "latency":
+        say("timing how long a token takes at a few shapes")
+    if plan.search is None:
+        return meet(target, model, family, dtype=dtype, **limits), None
+    cost = target.cost(model, family, dtype=dtype, **limits)
+    before = Sizes.of(model.config, family)
+    wanted, whole = target.value(cost, before), cost(before)
+    candidates = shortlist(
+        model, family, plan.search.candidates, target=wanted, budget=cost, **limits
+    )
+    if len(candidates) == 1:
+        say("search: only one shape meets the target, so there is nothing to choose")
+        return meet(target, model, family, dtype=dtype, **limits), None
+    with _folder(workspace) as folder:
+        ranking = rank(
+            model, scores, candidates, text, plan.search, calibration=calibration,
+            folder=Path(folder), settings={"depth": plan.depth, "repair": plan.repair}, say=say,
+        )  # fmt: skip
+    sizes = candidates[ranking.winner]
+    taken = cost.measure(sizes) if isinstance(cost, Latency) else cost(sizes)
+    return Met(target.budget, sizes, cost, wanted, taken, whole), ranking
+
+
+def _folder(workspace: Path | None) -> AbstractContextManager[str | Path]:
+    if workspace is None:
+        return tempfile.TemporaryDirectory(prefix="nexus-search-")
+    return nullcontext(workspace)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The shape that was chosen before, for a run that begins again or for its other processes."""
+
+    path: Path
+    key: str
+
+    @classmethod
+    def of(cls, folder: Path, facts: dict[str, Any]) -> Decision:
+        """In a run's folder, for one way of asking."""
+        told = json.dumps(facts, sort_keys=True, default=str)
+        return cls(folder / RECORD, hashlib.sha256(told.encode()).hexdigest())
+
+    @property
+    def sizes(self) -> Sizes | None:
+        """The shape, if it was chosen and asked for in the same way."""
+        said = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        return Sizes(**said["after"]) if said.get("key") == self.key else None
+
+    def keep(self, cut: Cut) -> None:
+        """Write down what was found."""
+        pruned = cut.pruned
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "key": self.key,
+            "after": asdict(pruned.sizes),
+            "layers": pruned.kept.layers,
+            "target": None if pruned.met is None else pruned.met.facts,
+            "search": None if cut.ranking is None else cut.ranking.facts,
+            "proofs": [proof.model_dump() for proof in pruned.findings],
+        }
+        durable.write(self.path, json.dumps(facts, indent=1) + "\n")

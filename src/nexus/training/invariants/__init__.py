@@ -1,0 +1,1 @@
+"""What must hold of any models and data before training, tried out on them."""

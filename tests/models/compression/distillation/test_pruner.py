@@ -1,0 +1,170 @@
+"""MinitronPruner as the specification writes it, and what it refuses."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from nexus.errors import UsageError
+from nexus.models.compression.distillation import KnowledgeDistiller, MinitronPruner
+
+TINY = runpy.run_path(str(Path(__file__).parents[4] / "examples" / "tiny.py"))
+WORKSPACE = runpy.run_path(str(Path(__file__).parents[3] / "workspace.py"))
+TEXTS = TINY["sentences"](40)
+
+
+def teacher() -> PreTrainedModel:
+    model: PreTrainedModel = TINY["make_model"](layers=4, seed=1)
+    return model
+
+
+def count(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_student_of_the_size_asked_for_that_saves_loads_and_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = teacher()
+    target = 0.8 * count(whole)
+    pruner = MinitronPruner(
+        teacher=whole, target_params=target, pruning_strategy="importance", multiple=8
+    )
+    student = pruner.prune_and_create_student()
+    assert "the teacher writes its own text" in capsys.readouterr().err
+    assert abs(count(student) / target - 1) <= 0.02
+    assert pruner.pruned is not None and pruner.pruned.scores.strategy == "activation"
+    student.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.arange(8)[None]
+    assert torch.equal(again(input_ids=ids).logits, student(input_ids=ids).logits)
+    assert student.generate(ids, max_new_tokens=3, do_sample=False).shape[1] > 8
+
+
+def test_it_learns_from_its_teacher() -> None:
+    whole = teacher()
+    pruner = MinitronPruner(
+        whole, 0.8 * count(whole), multiple=8,
+        calibration_data=TEXTS, tokenizer=TINY["make_tokenizer"](),
+    )  # fmt: skip
+    student = pruner.prune_and_create_student().train()
+    ids = torch.randint(250, (2, 16))
+    KnowledgeDistiller(teacher=whole, student=student).compute_loss(ids, labels=ids).backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+def test_texts_are_their_tokens() -> None:
+    tokenizer = TINY["make_tokenizer"]()
+    tokens = [torch.tensor(tokenizer(text)["input_ids"]) for text in TEXTS]
+    made = [
+        MinitronPruner(teacher(), 4e4, multiple=8, calibration_data=data, tokenizer=tokenizer)
+        for data in (TEXTS, tokens, [one[None] for one in tokens])
+    ]
+    scores = [
+        (pruner.prune_and_create_student(), pruner.pruned.scores.neurons)[1]  # type: ignore[union-attr]
+        for pruner in made
+    ]
+    for layer, values in scores[0].items():
+        assert torch.equal(values, scores[1][layer]) and torch.equal(values, scores[2][layer])
+
+
+def test_magnitudes_need_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    pruner = MinitronPruner(teacher(), 4e4, "magnitude", multiple=8, repair=False)
+    assert count(pruner.prune_and_create_student()) < count(teacher())
+    assert "own text" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"pruning_strategy": "important"}, "choose importance, activation, weighted"),
+        ({"calibration_data": TEXTS}, "pass tokenizer="),
+        ({"calibration_data": [torch.arange(20)]}, "20 tokens, less than one sequence of 256"),
+        ({"calibration_data": []}, "holds 0 tokens"),
+        ({"calibration_data": [torch.rand(300)]}, "torch.float32: give token ids"),
+        ({"calibration_data": [torch.full((300,), 999)]}, "999"),
+        ({"depth": "perplexiti"}, "choose block_influence, perplexity"),
+        ({"search": True}, "pass target_params= and calibration_data="),
+        (
+            {"search": {"candidate": 3}, "calibration_data": [torch.arange(256)]},
+            "did you mean 'candidates'?",
+        ),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_computed(
+    settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        MinitronPruner(teacher(), 4e4, **settings)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("target", "said"), [(1e9, "cannot be cut out"), (100.0, "The nearest:")])
+def test_a_target_that_cannot_be_met(
+    target: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexus.models.compression.distillation.pruner.own_text", None)
+    pruner = MinitronPruner(teacher(), target)
+    with pytest.raises(UsageError, match=said):
+        pruner.prune_and_create_student()
+
+
+def test_shapes_are_told_apart_by_short_distillation() -> None:
+    """The first 24,000 tokens are for importance, those that follow for the search."""
+    text = torch.randint(250, (27_000,), generator=torch.Generator().manual_seed(0))
+    asked = {"candidates": 2, "zero_shot_tokens": 500, "tokens": 1_024, "tokens_per_step": 256}
+    pruner = MinitronPruner(
+        teacher(), target=0.75, multiple=4, calibration_data=[text], search=asked,
+        depth="norm_ratio", aggregate=("l2", "mean"),
+    )  # fmt: skip
+    student = pruner.prune_and_create_student()
+    assert pruner.ranking is not None and pruner.pruned is not None
+    assert len(pruner.ranking.candidates) == 2
+    assert pruner.pruned.sizes == pruner.ranking.candidates[pruner.ranking.winner]
+    assert abs(count(student) / count(teacher()) / 0.75 - 1) <= 0.02
+
+
+def test_with_one_shape_there_is_nothing_to_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    text = torch.randint(250, (1_000,), generator=torch.Generator().manual_seed(0))
+    pruner = MinitronPruner(
+        teacher(), target=0.8, axes=("neurons",), multiple=4, calibration_data=[text], search=True
+    )
+    pruner.prune_and_create_student()
+    assert pruner.ranking is None and "only one shape" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", [None, 0.7])
+def test_fewer_tokens_come_with_a_tokenizer_and_a_teacher(target: float | None) -> None:
+    whole, tokenizer = WORKSPACE["with_words"](layers=3)
+    pruner = MinitronPruner(
+        whole,
+        target=target,
+        calibration_data=TEXTS,
+        tokenizer=tokenizer,
+        vocabulary=320,
+        multiple=8,
+    )
+    student = pruner.prune_and_create_student()
+    assert pruner.narrowed is not None
+    assert target is None or abs(count(student) / count(whole) / target - 1) <= 0.02
+    small, teacher = pruner.narrowed.vocabulary.tokenizer, pruner.narrowed.model
+    assert len(small) == 320 == student.config.vocab_size == teacher.config.vocab_size
+    ids = torch.tensor(small(TEXTS[0])["input_ids"])[None]
+    loss = KnowledgeDistiller(teacher=teacher, student=student).compute_loss(ids, labels=ids)
+    loss.backward()
+    assert all(one.grad is None for one in whole.parameters())
+    with torch.no_grad():
+        for one in student.parameters():
+            one.zero_()
+    assert all(one.abs().max() > 0 for one in whole.parameters())
+
+
+def test_fewer_tokens_need_text_and_its_tokenizer() -> None:
+    with pytest.raises(UsageError, match="pass calibration_data= and tokenizer="):
+        MinitronPruner(teacher(), vocabulary=300)

@@ -1,0 +1,55 @@
+"""quantize(model, bits=4), as the specification promises it."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nexus.errors import UsageError
+from nexus.models.compression.distillation import quantize
+from nexus.quantization.linear import PackedLinear
+
+TINY = runpy.run_path(str(Path(__file__).parents[4] / "examples" / "tiny.py"))
+
+
+@pytest.fixture
+def model() -> Any:
+    return TINY["make_model"](layers=1, seed=1)
+
+
+def test_it_is_a_model_that_runs(model: Any) -> None:
+    ids = torch.arange(12)[None]
+    exact = model(ids).logits
+    for bits in (8, 4):
+        few = quantize(model, bits=bits, group_size=32)
+        assert isinstance(few.model.layers[0].mlp.up_proj, PackedLinear)
+        assert few(ids).logits.shape == exact.shape
+    assert torch.equal(model(ids).logits, exact)
+    assert quantize(model, scheme="int8_dynamic").generate(ids, max_new_tokens=2).shape == (1, 14)
+
+
+def test_layers_that_do_not_fit_are_named_in_a_warning(model: Any) -> None:
+    with pytest.warns(UserWarning, match=r"not quantised: model\.layers\.0\.self_attn\.q_proj"):
+        quantize(model, bits=4)
+
+
+@pytest.mark.parametrize("asked", [{"bits": 5}, {}, {"bits": 4, "group_size": 7}])
+def test_what_cannot_be_is_refused(model: Any, asked: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="choose|either"):
+        quantize(model, **asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_adapters_are_merged_first(model: Any) -> None:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(target_modules=["up_proj"], r=2, init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config)
+    ids = torch.arange(12)[None]
+    exact = adapted.eval()(ids).logits.detach()
+    few = quantize(adapted, bits=8)(ids).logits.detach()
+    assert float((few - exact).norm() / exact.norm()) < 0.1

@@ -1,0 +1,119 @@
+"""A layer left out by a stand-in costs what it costs without it, and the cheapest ones go."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from nexus.batch import IGNORED, Batch
+from nexus.errors import UsageError
+from nexus.kernels.decoder import decoder_layers
+from nexus.pruning.depth import keep_layers
+from nexus.pruning.depth_search import Deletions, depth_strategy_named, norm_ratio, rank_layers
+
+Rows = Callable[..., Batch]
+Small = Callable[..., PreTrainedModel]
+
+
+def asked(batch: Batch) -> Batch:
+    """With the next token as target, wherever there is one."""
+    later = torch.cat([batch.input_ids[:, 1:], batch.input_ids[:, :1]], dim=1)
+    inside = batch.documents >= 0
+    follows = inside & torch.cat([inside[:, 1:], inside[:, :1] & False], dim=1)
+    return replace(batch, targets=torch.where(follows, later, IGNORED))
+
+
+def loss(model: PreTrainedModel, batch: Batch) -> float:
+    with torch.no_grad():
+        logits = model(input_ids=batch.input_ids, position_ids=batch.position_ids).logits
+    sums = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return float(sums)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2", "opt"])
+def test_leaving_out_is_cutting_out(kind: str, small: Small, rows: Rows) -> None:
+    """Also with what comes before computed once for all; and the model is as it was after."""
+    settings = {"n_layer": 4} if kind == "gpt2" else {"num_hidden_layers": 4}
+    model, batch = small(kind, **settings), asked(rows(9, 9))
+    layers = list(decoder_layers(model))
+    deletions = Deletions(model, [batch.rows(0, 1), batch.rows(1, 2)])
+    cut = {gone: loss(keep_layers(model, _less((0, 1, 3), gone)), batch) for gone in (0, 1, 3)}
+    assert deletions.without_one((0, 1, 3)) == pytest.approx(cut, rel=1e-4)
+    assert deletions.loss((1, 3)) == pytest.approx(cut[0], rel=1e-4)
+    assert deletions.without_one((0, 1, 3), tried=[3]) == pytest.approx({3: cut[3]}, rel=1e-4)
+    assert all(now is then for now, then in zip(decoder_layers(model), layers, strict=True))
+    assert deletions.loss(range(4)) == pytest.approx(loss(model, batch), rel=1e-4)
+
+
+def _less(kept: tuple[int, ...], gone: int) -> tuple[int, ...]:
+    return tuple(layer for layer in kept if layer != gone)
+
+
+def test_a_model_is_whole_again_when_a_trial_fails(small: Small, rows: Rows) -> None:
+    model = small()
+    layers = list(decoder_layers(model))
+    too_large = replace(asked(rows(5)), input_ids=torch.full((1, 5), 99))
+    with pytest.raises(IndexError):
+        Deletions(model, [too_large]).loss((0, 2))
+    assert list(decoder_layers(model)) == layers
+
+
+def test_the_layers_that_do_nothing_go_first(small: Small, rows: Rows) -> None:
+    """Two of six layers add nothing at all, side by side: every strategy finds them."""
+    model, batch = small(num_hidden_layers=6), asked(rows(9, 12))
+    with torch.no_grad():
+        for layer in list(decoder_layers(model))[2:4]:
+            for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                part.weight.zero_()
+            layer.mlp.down_proj.bias.zero_()
+    for strategy in ("block_influence", "perplexity", "contiguous"):
+        kept = rank_layers(model, iter([batch]), strategy, 4)
+        if strategy == "block_influence":
+            assert kept == (0, 1, 4, 5)
+        without = loss(keep_layers(model, kept), batch)
+        assert without <= loss(model, batch) * (1 + 1e-4)
+    assert norm_ratio(model, [batch])[2:4].tolist() == [1, 1]
+
+
+def test_greedy_is_best_for_one_and_the_block_is_the_best_block(small: Small, rows: Rows) -> None:
+    model, batch = small(num_hidden_layers=5), asked(rows(11, 8))
+    every = list(itertools.combinations(range(5), 4))
+    best = min(every, key=lambda kept: loss(keep_layers(model, kept), batch))
+    assert rank_layers(model, [batch], "perplexity", 4) == best
+    blocks = [(2, 3, 4), (0, 3, 4), (0, 1, 4), (0, 1, 2)]
+    best = min(blocks, key=lambda kept: loss(keep_layers(model, kept), batch))
+    assert rank_layers(model, [batch], "contiguous", 3) == best
+    for strategy in ("block_influence", "norm_ratio", "perplexity", "contiguous"):
+        assert rank_layers(model, [batch], strategy, 5) == (0, 1, 2, 3, 4)
+
+
+def test_norm_ratio_is_the_mean_over_real_tokens(small: Small, rows: Rows) -> None:
+    model, batch = small(), rows(9, 4)
+    alone = [replace(rows(9), input_ids=batch.input_ids[:1])]
+    alone += [replace(rows(4), input_ids=batch.input_ids[1:, :4])]
+    ratios = []
+    for one in alone:
+        with torch.no_grad():
+            states = model(input_ids=one.input_ids, output_hidden_states=True).hidden_states
+        ratios.append((states[1].norm(dim=-1) / states[0].norm(dim=-1)).flatten())
+    torch.testing.assert_close(norm_ratio(model, [batch])[0], torch.cat(ratios).mean())
+
+
+def test_what_cannot_be_chosen_is_said(small: Small, rows: Rows) -> None:
+    model = small()
+    with pytest.raises(UsageError, match="'best' is unknown: choose block_influence"):
+        depth_strategy_named("best")
+    assert depth_strategy_named("contiguous") == "contiguous"
+    with pytest.raises(UsageError, match="4 layers cannot be kept of 3: choose 1 to 3"):
+        rank_layers(model, [], "perplexity", 4)
+    with pytest.raises(UsageError, match="something to predict, but there is none"):
+        rank_layers(model, [rows(5)], "perplexity", 2)
+    with pytest.raises(UsageError, match="needs calibration text"):
+        rank_layers(model, [], "norm_ratio", 2)

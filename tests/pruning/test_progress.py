@@ -1,0 +1,65 @@
+"""A measurement that was interrupted ends in the very numbers of one that was not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from nexus.batch import Batch
+from nexus.data.loader import from_padded
+from nexus.durable import Damaged
+from nexus.pruning.importance import Strategy, measure
+from nexus.pruning.progress import Progress
+
+
+def text() -> list[Batch]:
+    torch.manual_seed(1)
+    return [from_padded(torch.randint(40, (2, length))) for length in (9, 12, 7, 10)]
+
+
+def cut_short(batches: list[Batch]) -> Iterator[Batch]:
+    yield from batches
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("strategy", ["activation", "taylor"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3_moe"])
+def test_it_goes_on_where_it_was(
+    strategy: Strategy, kind: str, small: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    model, batches, path = small(kind), text(), tmp_path / "part"
+    whole = measure(model, batches, strategy=strategy)
+    facts = {"of": "this"}
+    with pytest.raises(KeyboardInterrupt):
+        progress = Progress(path, facts, pause_seconds=0.0)
+        measure(model, cut_short(batches[:2]), strategy=strategy, progress=progress)
+    assert path.exists()
+    seen: list[int] = []
+
+    def counted() -> Iterator[Batch]:
+        for number, batch in enumerate(batches):
+            seen.append(number)
+            yield batch
+
+    later = Progress(path, facts)
+    again = measure(model, counted(), strategy=strategy, progress=later)
+    assert again.digest == whole.digest and again.tokens == whole.tokens
+    later.finish()
+    assert not path.exists()
+
+
+def test_sums_of_something_else_are_no_use_and_damaged_ones_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    one = Progress(path, {"of": "this"}, pause_seconds=0.0)
+    one.done(lambda: {"a": torch.ones(2)})
+    assert Progress(path, {"of": "that"}).begin() is None
+    same = Progress(path, {"of": "this"})
+    assert torch.equal((same.begin() or {})["a"], torch.ones(2))
+    assert len(list(same.rest(text()))) == 3
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(Damaged, match="remove it"):
+        Progress(path, {"of": "this"}).begin()

@@ -1,0 +1,270 @@
+"""Shapes meet their target and can be had; what is kept of a model is what scores highest."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
+
+from nexus.errors import UsageError
+from nexus.pruning.budget import Budget
+from nexus.pruning.families import family_of
+from nexus.pruning.importance import Scores
+from nexus.pruning.search import AXES, TOLERANCE, choose, default_shape, explicit_shape, shapes
+from nexus.pruning.sizes import Sizes, parameters
+from nexus.pruning.slice import cut
+
+TINY = runpy.run_path(str(Path(__file__).with_name("test_slice.py")))["tiny"]
+EVERY = (*AXES, "heads", "groups", "experts")
+
+
+def hollow(config: PreTrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+SMOL = hollow(
+    LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+)
+LARGE = {
+    "70B": LlamaConfig(
+        vocab_size=128256,
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+    ),
+    "8B": Qwen3Config(
+        vocab_size=151936,
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+    ),
+    "gpt2": GPT2Config(),
+    "mixture": MixtralConfig(num_hidden_layers=4),
+}
+
+
+def require_met(model: PreTrainedModel, sizes: Sizes, target: float, multiple: int = 32) -> None:
+    family = family_of(model)
+    assert abs(parameters(model, family, sizes) / target - 1) <= TOLERANCE
+    before = Sizes.of(model.config, family)
+    for name in ("neurons", "hidden", "expert_neurons"):
+        size, whole = getattr(sizes, name), getattr(before, name)
+        assert size == whole or size % multiple == 0
+    assert sizes.heads % sizes.groups == 0
+    sizes.apply(model.config, family)
+
+
+def test_a_deep_and_narrow_model_gives_neurons_first_and_layers_then() -> None:
+    """Of 134.5 million: 896 of 1,536 neurons are 101.3 million, by hand 640·3·576·30 fewer."""
+    family = family_of(SMOL)
+    first = default_shape(SMOL, family, target=101e6)
+    assert first == replace(Sizes.of(SMOL.config, family), neurons=896)
+    assert parameters(SMOL, family, first) == 134_515_008 - 640 * 3 * 576 * 30
+    second = default_shape(SMOL, family, target=65e6)
+    assert second.layers < 30 and second.neurons < 1536
+    assert (second.hidden, second.heads, second.groups) == (576, 9, 3)
+
+
+@pytest.mark.parametrize(("name", "target"), [("70B", 3e10), ("8B", 4e9), ("gpt2", 5e7)])
+def test_models_of_any_size_have_a_shape(name: str, target: float) -> None:
+    model = hollow(LARGE[name])
+    sizes = default_shape(model, family_of(model), target=target)
+    require_met(model, sizes, target)
+    before = Sizes.of(model.config, family_of(model))
+    if name != "gpt2":  # whose heads go with the hidden size
+        assert (sizes.heads, sizes.groups) == (before.heads, before.groups)
+
+
+def test_a_mixture_gives_neurons_of_its_experts() -> None:
+    model = hollow(LARGE["mixture"])
+    family = family_of(model)
+    target = 0.6 * Budget(model, family, "parameters")(Sizes.of(model.config, family))
+    sizes = default_shape(model, family, target=target)
+    require_met(model, sizes, target)
+    assert sizes.expert_neurons < 14336 and sizes.experts == 8
+
+
+SMALL = hollow(
+    LlamaConfig(
+        vocab_size=64,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+    )
+)
+FOLLOW = {"groups": {"heads"}}  # a group goes with its heads
+
+
+@settings(max_examples=20, deadline=None)
+@given(share=st.floats(0.3, 1.0), axes=st.sets(st.sampled_from(EVERY), min_size=1))
+def test_every_shape_meets_the_target_or_none_is_given(share: float, axes: set[Any]) -> None:
+    family = family_of(SMALL)
+    before = Sizes.of(SMALL.config, family)
+    target = share * parameters(SMALL, family, before)
+    try:
+        found = shapes(SMALL, family, target=target, axes=axes, limit=10)
+    except UsageError as error:
+        mixture = axes <= {"experts", "expert_neurons"}
+        assert ("to cut" if mixture else "nearest") in str(error) and "\n" not in str(error)
+        return
+    assert len(set(found)) == len(found)
+    for sizes in found:
+        require_met(SMALL, sizes, target)
+        changed = {name for name in vars(sizes) if getattr(sizes, name) != getattr(before, name)}
+        assert changed <= axes.union(*(FOLLOW.get(axis, set()) for axis in axes))
+
+
+def test_other_budgets_are_met_as_well() -> None:
+    family = family_of(SMOL)
+    for measure, target in (("bytes", 3.2e8), ("without_embeddings", 7e7)):
+        sizes = default_shape(SMOL, family, target=target, budget=measure)  # type: ignore[arg-type]
+        assert abs(Budget(SMOL, family, measure)(sizes) / target - 1) <= TOLERANCE  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("target", "axes", "said"),
+    [
+        (2e8, AXES, "200,000,000 parameters cannot be cut out of a model of 134,515,008"),
+        (0.0, AXES, "cannot be cut out"),
+        (1e7, AXES, "layers=1, hidden=288, neurons=32 with 14,626,656"),
+        (101e6, ("heads",), "when heads may change"),
+        (1e7, ("neurons", "layers"), "when neurons (by 32s), layers may change"),
+        (101e6, ("experts",), "llama has no experts to cut. Choose among neurons, hidden, layers"),
+    ],
+)
+def test_a_target_that_cannot_be_met_is_one_line(target: float, axes: Any, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        shapes(SMOL, family_of(SMOL), target=target, axes=axes)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("multiple", [0, -8])
+def test_sizes_are_multiples_of_something(multiple: int) -> None:
+    for call in (
+        lambda: shapes(SMOL, family_of(SMOL), target=1e8, multiple=multiple),
+        lambda: explicit_shape(SMOL, family_of(SMOL), {"neurons": 896}, multiple),
+    ):
+        with pytest.raises(UsageError, match=f"cannot be multiples of {multiple}: give 1 or more"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nearest"),
+    [
+        ({"neurons": 900}, "neurons=896"),
+        ({"neurons": 2000}, "neurons=1536"),
+        ({"hidden": 480}, "hidden=576"),  # its nine heads must divide it
+        ({"heads": 7}, "heads=6"),
+        ({"layers": 31}, "layers=30"),
+        ({"experts": 4}, "no experts to cut"),
+    ],
+)
+def test_an_illegal_shape_names_the_nearest_legal_one(wanted: Any, nearest: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        explicit_shape(SMOL, family_of(SMOL), wanted)
+    assert nearest in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_legal_shape_is_taken_and_what_must_follows() -> None:
+    before = Sizes.of(SMOL.config, family_of(SMOL))
+    wanted = explicit_shape(SMOL, family_of(SMOL), {"heads": 6, "hidden": 480})
+    assert wanted == replace(before, heads=6, hidden=480)
+    gpt2 = hollow(GPT2Config())
+    narrow = explicit_shape(gpt2, family_of(gpt2), {"hidden": 512})
+    assert (narrow.hidden, narrow.heads, narrow.groups) == (512, 8, 8)
+
+
+def test_the_highest_scores_are_kept_in_their_order() -> None:
+    model = TINY("llama")  # 3 layers, 3 groups of 2 heads, hidden 48, 40 neurons
+    before = Sizes.of(model.config, family_of(model))
+    scores = Scores(
+        layers=torch.tensor([3.0, 1.0, 2.0]),
+        hidden=torch.arange(48.0),
+        neurons={layer: -torch.arange(40.0) for layer in range(3)},
+        heads={layer: torch.tensor([1.0, 0, 0, 9, 5, 8]) for layer in range(3)},
+        groups={layer: torch.tensor([2.0, 1.0, 3.0]) for layer in range(3)},
+    )
+    after = replace(before, layers=2, hidden=24, neurons=2, heads=2, groups=2)
+    kept = choose(scores, model, after)
+    assert kept.layers == (0, 2)
+    assert kept.hidden is not None and kept.hidden.tolist() == list(range(24, 48))
+    assert kept.neurons[2].tolist() == [0, 1]
+    assert kept.groups[0].tolist() == [0, 2]  # the middle one has the best head, but as a whole
+    assert kept.heads[0].tolist() == [0, 5]  # of its own group each
+    assert kept.sizes(before) == after
+    assert choose(scores, model, after, layers=(0, 1)).layers == (0, 1)
+    small = cut(model, kept)
+    assert Sizes.of(small.config, family_of(small)) == after
+
+
+def test_a_group_goes_with_all_its_heads() -> None:
+    model = TINY("llama")
+    before = Sizes.of(model.config, family_of(model))
+    scores = Scores(
+        layers=torch.zeros(3),
+        hidden=torch.zeros(48),
+        heads={layer: torch.tensor([1.0, 2, 9, 9, 5, 6]) for layer in range(3)},
+        groups={layer: torch.tensor([1.0, 9.0, 5.0]) for layer in range(3)},
+    )
+    whole = choose(scores, model, replace(before, groups=2, heads=4))
+    assert whole.groups[1].tolist() == [1, 2] and whole.heads[1].tolist() == [2, 3, 4, 5]
+    inside = choose(scores, model, replace(before, heads=3))
+    assert inside.groups[1].tolist() == [0, 1, 2] and inside.heads[1].tolist() == [1, 2, 5]
+
+
+def test_of_a_mixture_every_expert_keeps_its_own() -> None:
+    model = TINY("mixtral")
+    before = Sizes.of(model.config, family_of(model))
+    values = torch.rand(4, before.expert_neurons)
+    scores = Scores(
+        layers=torch.zeros(3),
+        hidden=torch.zeros(48),
+        experts={layer: torch.tensor([0.0, 3, 1, 2]) for layer in range(3)},
+        expert_neurons=dict.fromkeys(range(3), values),
+    )
+    after = replace(before, experts=2, expert_neurons=8, neurons=8)
+    kept = choose(scores, model, after)
+    assert kept.experts[0].tolist() == [1, 3]
+    assert kept.expert_neurons[0].shape == (4, 8)
+    for expert in range(4):
+        best = set(values[expert].topk(8).indices.tolist())
+        assert set(kept.expert_neurons[0][expert].tolist()) == best
+
+
+def test_layers_that_are_named_must_be_as_many() -> None:
+    model = TINY("llama")
+    before = Sizes.of(model.config, family_of(model))
+    scores = Scores(layers=torch.zeros(3), hidden=torch.zeros(48))
+    with pytest.raises(UsageError, match="2 layers are named, but the shape has 3"):
+        choose(scores, model, before, layers=(0, 1))

@@ -1,0 +1,46 @@
+"""A target is met in the budget that it names, and a share is one of the model itself."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from nexus.errors import UsageError
+from nexus.pruning.budget import Budget
+from nexus.pruning.families import family_of
+from nexus.pruning.latency import Latency
+from nexus.pruning.slice import blank
+from nexus.pruning.target import BUDGETS, Target, budget_named, meet
+
+TINY = runpy.run_path(str(Path(__file__).with_name("test_slice.py")))["tiny"]
+
+
+@pytest.mark.parametrize("budget", [one for one in BUDGETS if one != "latency"])
+def test_a_share_and_the_amount_that_it_is_give_the_same_shape(budget: str) -> None:
+    model = TINY("llama")
+    family = family_of(model)
+    by_share = meet(Target(0.75, budget), model, family, multiple=2)  # type: ignore[arg-type]
+    whole = by_share.whole
+    by_amount = meet(Target(0.75 * whole, budget), model, family, multiple=2)  # type: ignore[arg-type]
+    assert by_share.sizes == by_amount.sizes
+    assert abs(by_share.taken / (0.75 * whole) - 1) <= 0.02
+    made = blank(model, family, by_share.sizes, torch.float32)
+    assert Budget(made, family, budget)(by_share.sizes) == by_share.taken  # type: ignore[arg-type]
+
+
+def test_latency_is_measured_unless_there_are_no_weights() -> None:
+    model = TINY("llama").to("meta")
+    assert isinstance(Target(0.5, "latency").cost(model, family_of(model)), Budget)
+    model = TINY("llama")
+    assert isinstance(Target(0.5, "latency").cost(model, family_of(model), multiple=8), Latency)
+
+
+def test_an_unknown_budget_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'flops'"):
+        budget_named("flop")
+    with pytest.raises(UsageError, match="bytes cannot be cut out of a model of"):
+        model = TINY("llama")
+        meet(Target(1e12, "bytes"), model, family_of(model))

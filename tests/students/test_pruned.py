@@ -1,0 +1,142 @@
+"""A student cut out of the teacher: what a recipe says comes out, and what it cannot is refused."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from nexus.batch import Batch
+from nexus.data.loader import from_padded
+from nexus.errors import UsageError
+from nexus.students.pruned import Pruned
+
+TINY = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tiny.py"))
+
+
+def teacher() -> PreTrainedModel:
+    """4 layers, hidden 32, 64 neurons, 4 heads in 2 groups."""
+    model: PreTrainedModel = TINY["make_model"](layers=4, seed=1)
+    return model
+
+
+@pytest.fixture
+def text() -> list[Batch]:
+    return [from_padded(torch.randint(200, (2, 40)))]
+
+
+def count(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_a_target_is_met_in_float32(text: list[Batch], tmp_path: Path) -> None:
+    whole = teacher().bfloat16()
+    target = 0.8 * count(whole)
+    student = Pruned(target_params=target, multiple=8).build(whole, text, tmp_path, seed=0)
+    assert abs(count(student) / target - 1) <= 0.02
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
+def test_a_share_of_any_budget_is_met(text: list[Batch], tmp_path: Path) -> None:
+    whole = teacher()
+    spec = Pruned.parse({"target": 0.8, "budget": "without_embeddings", "multiple": 4})
+    student = spec.build(whole, text, tmp_path, seed=0)
+    tables = whole.get_input_embeddings().weight.numel()
+    heads = 0 if whole.config.tie_word_embeddings else tables
+    left = (count(model) - tables - heads for model in (student, whole))
+    after, before = left
+    assert abs(after / before / 0.8 - 1) <= 0.02
+
+
+def test_a_latency_is_foreseen_without_weights_by_flops() -> None:
+    with torch.device("meta"):
+        hollow = teacher()
+    assert Pruned.parse({"target": 0.7, "budget": "latency", "multiple": 8}).sizes(hollow).layers
+
+
+def test_a_shape_is_what_it_says(text: list[Batch], tmp_path: Path) -> None:
+    spec = Pruned.parse({"shape": {"neurons": 32, "layers": 3, "heads": 2}})
+    student = spec.build(teacher(), text, tmp_path, seed=0)
+    said = student.config
+    assert (said.intermediate_size, said.num_hidden_layers, said.num_attention_heads) == (32, 3, 2)
+    assert said.num_key_value_heads == 2
+
+
+def test_its_configuration_is_known_before_there_are_weights(
+    text: list[Batch], tmp_path: Path
+) -> None:
+    spec = Pruned.parse({"shape": {"neurons": 32, "layers": 3}})
+    with torch.device("meta"):
+        foreseen = spec.config(teacher()).to_dict()
+    made = spec.build(teacher(), text, tmp_path, seed=0).config.to_dict()
+    for name in ("intermediate_size", "num_hidden_layers", "hidden_size", "vocab_size"):
+        assert foreseen[name] == made[name]
+
+
+def test_a_random_choice_is_that_of_its_seed(tmp_path: Path, text: list[Batch]) -> None:
+    spec = Pruned.parse({"shape": {"neurons": 32}, "strategy": "random", "repair": False})
+    one, same, other = (spec.build(teacher(), text, tmp_path, seed) for seed in (0, 0, 1))
+    weights = [model.model.layers[0].mlp.up_proj.weight for model in (one, same, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_what_was_measured_and_decided_is_kept(
+    text: list[Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = Pruned.parse({"target": 0.8, "multiple": 8, "aggregate": ["l2", "variance"]})
+    kept = tmp_path / "pruning"
+    one = spec.build(teacher(), text, tmp_path, seed=0, workspace=kept)
+    assert {path.name for path in kept.iterdir()} == {"scores.safetensors", "pruning.json"}
+    monkeypatch.setattr("nexus.pruning.scored.measure", None)
+    monkeypatch.setattr("nexus.students.cutting.meet", None)
+    other = spec.build(teacher(), text, tmp_path, seed=0, workspace=kept)
+    for before, after in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_a_search_needs_more_text() -> None:
+    search = {"candidates": 4, "tokens": 8_000, "tokens_per_step": 500, "zero_shot_tokens": 1_000}
+    spec = Pruned.parse({"target": 0.8, "search": search})
+    assert Pruned.parse({"target": 0.8}).tokens == 24_000
+    assert spec.tokens == 24_000 + 1_000 + (2 + 4) * 500
+
+
+def test_a_teacher_elsewhere_cannot_be_cut(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"not a model in this process.*local teacher"):
+        Pruned(target_params=1e4).build(None, [], tmp_path, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "add one"),
+        ({"target_params": 1e4, "shape": {"layers": 2}}, "drop all but one"),
+        ({"target_params": 1e4, "target": 0.5}, "drop all but one"),
+        ({"target_params": 1e4, "budget": "bytes"}, "add target: 0.75"),
+        ({"shape": {"layers": 2}, "search": {}}, "drop search"),
+        ({"target": 0.5, "search": {"candidate": 4}}, "did you mean 'candidates'"),
+        ({"target": 0.5, "aggregate": ["mean", "max"]}, "'l2'"),
+        ({"target": 0.5, "budget": "byte"}, "'bytes'"),
+        ({"shape": {}}, "add one"),
+        ({"target_params": -1}, "greater than 0"),
+        ({"shape": {"layers": 0}}, "greater than or equal to 1"),
+        ({"shape": {"neuron": 8}}, "did you mean 'neurons'"),
+        ({"target_params": 1e4, "strategy": "activations"}, "'activation'"),
+        ({"target_params": 1e4, "axes": ["width"]}, "'neurons'"),
+    ],
+)
+def test_mistakes_are_named(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Pruned.parse(values)
+    assert said in str(caught.value)
+
+
+def test_what_cannot_be_cut_names_the_nearest(text: list[Batch], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nearest that it can: neurons=32"):
+        Pruned.parse({"shape": {"neurons": 33}}).build(teacher(), text, tmp_path, seed=0)
+    with pytest.raises(UsageError, match="cannot be cut out of a model"):
+        Pruned(target_params=1e9).build(teacher(), text, tmp_path, seed=0)

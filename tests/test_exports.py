@@ -1,0 +1,138 @@
+"""Exports that another runtime runs: they answer as the model does."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nexus import exports
+from nexus.errors import UsageError
+from nexus.exports import Exported, export
+
+SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
+
+# What transformers' exporter and the libraries below it warn of is not ours to mend.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def installed() -> None:
+    for name in ("openvino", "nncf"):
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, installed: None) -> Path:
+    path: Path = tmp_path_factory.mktemp("model")
+    SMALL["save"](path, SMALL["make_model"](layers=2, seed=1))
+    return path
+
+
+@pytest.fixture(scope="module")
+def halved(folder: Path) -> Path:
+    out = folder.parent / "halved"
+    export(folder, out, bits=16)
+    return out
+
+
+def own_logits(ids: torch.Tensor, *, half: bool) -> torch.Tensor:
+    model = SMALL["make_model"](layers=2, seed=1).eval()
+    if half:
+        model = model.half().float()
+    with torch.no_grad():
+        logits: torch.Tensor = model(ids).logits
+    return logits
+
+
+def ids(length: int = 24) -> torch.Tensor:
+    return torch.randint(259, (2, length), generator=torch.Generator().manual_seed(5))
+
+
+def test_sixteen_bits_are_the_model_in_float16(halved: Path) -> None:
+    found = Exported(halved, exact=True).read(ids())
+    torch.testing.assert_close(found, own_logits(ids(), half=True), atol=1e-4, rtol=1e-4)
+
+
+def test_text_in_parts_is_text(halved: Path) -> None:
+    model = Exported(halved, threads=1, exact=True)
+    whole = model.read(ids())
+    for _ in range(2):  # the second time, it has forgotten the first
+        model.forget()
+        parts = torch.cat([model.read(some) for some in ids().split([7, 1, 1, 15], dim=1)], 1)
+        torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_it_writes_what_the_model_writes(halved: Path) -> None:
+    model = SMALL["make_model"](layers=2, seed=1).half().float().eval()
+    prompt = ids(6)
+    expected = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=8, min_new_tokens=8,
+        do_sample=False, eos_token_id=None,
+    )  # fmt: skip
+    assert torch.equal(Exported(halved, exact=True).generate(prompt, 8), expected[:, 6:])
+
+
+def test_four_bits_round_layers_and_tell_which_they_did_not(folder: Path, tmp_path: Path) -> None:
+    facts: dict[str, Any] = export(folder, tmp_path / "four", bits=4, group_size=32)
+    assert facts["weights"] == {"i4": 14, "u8": 2}
+    assert facts["wider"] == {"model.embed_tokens": "u8", "lm_head": "u8"}
+    assert json.loads((tmp_path / "four" / "export.json").read_text()) == facts
+    found = Exported(tmp_path / "four", exact=True).read(ids())
+    own = own_logits(ids(), half=False)
+    away = float((found - own).norm() / own.norm())
+    # Of a group of 32 normal weights the largest is about 2.1 σ: steps of σ/3.5, errors of σ/12.
+    assert 0.02 < away < 0.6
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"to": "onnx"}, "--to is onnx: choose openvino"),
+        ({"bits": 5}, "--bits is 5: choose 16, 8, 4"),
+        ({"bits": 8, "group_size": 32}, "--group-size goes with --bits 4"),
+        ({"bits": 4, "group_size": 0}, "--group-size is 0: choose 32, 64 or 128"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_loads(
+    asked: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        export("absent", tmp_path / "out", **asked)
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("mine")
+    with pytest.raises(UsageError, match="is there and not empty"):
+        export("absent", tmp_path)
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "find_spec", lambda name: None)
+    for asked in (lambda: export("absent", tmp_path / "out"), lambda: Exported(tmp_path)):
+        with pytest.raises(UsageError, match=r"pip install 'nexus-distillation\[openvino\]'"):
+            asked()
+
+
+def test_a_folder_of_something_else_is_named(installed: None, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it lacks openvino_model.xml"):
+        Exported(tmp_path)
+
+
+def test_groups_that_no_row_is_made_of_are_refused(folder: Path, tmp_path: Path) -> None:
+    said = "--group-size is 48, and the layers' rows are 32, 64 long: choose a divisor, 32 at most"
+    with pytest.raises(UsageError, match=said):
+        export(folder, tmp_path / "out", bits=4, group_size=48)
+
+
+def test_rows_that_do_not_come_out_even_stay_and_are_named(folder: Path, tmp_path: Path) -> None:
+    facts = export(folder, tmp_path / "out", bits=4, group_size=64)
+    assert facts["weights"]["i4"] == 2  # of two layers, what leads down from 64 neurons
+    assert {"model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"} <= set(facts["wider"])
+    assert not any("down_proj" in name for name in facts["wider"])

@@ -18,8 +18,8 @@ from transformers import (
 
 from nexus.errors import UsageError
 from nexus.hub import ModelSource, load_model, load_tokenizer, save
+from nexus.pruning.depth import evenly_spaced, keep_layers
 from nexus.quickstart import TEACHER_FILE, TEACHER_PACKAGE, documents
-from nexus.students.layers import evenly_spaced, keep_layers
 
 
 def write_teacher(source: Path | None, folder: Path, tiny: bool) -> None:

@@ -17,6 +17,10 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import LlamaModel
 
+FEWEST_POSITIONS = 200
+"""Of a training pass here, which has 256. What a tool tries out beforehand has fewer, or counts
+memory with tensors that hold nothing."""
+
 
 @dataclass(frozen=True)
 class Mishap:
@@ -32,6 +36,9 @@ class Mishap:
         def befall(module: nn.Module, _: Any, output: Any) -> None:
             nonlocal passes
             if not (isinstance(module, LlamaModel) and module.training):
+                return
+            states = output.last_hidden_state
+            if type(states) is not torch.Tensor or states[..., 0].numel() < FEWEST_POSITIONS:
                 return
             passes += 1
             if passes == self.at:

@@ -105,6 +105,16 @@ def test_the_recipe_is_complete_and_fits_the_machine(recipe: Path) -> None:
     assert parsed.train.tokens_per_step == quickstart.TOKENS_A_STEP
 
 
+@pytest.mark.parametrize("half", [True, False])
+def test_teacher_and_student_compute_in_what_is_faster_here(tmp_path: Path, half: bool) -> None:
+    """To see it fail: in quickstart.recipe_text, take PRECISIONS[True] always."""
+    (tmp_path / "recipe.yaml").write_text(quickstart.recipe_text(120, half), encoding="utf-8")
+    parsed = load(tmp_path / "recipe.yaml")
+    assert parsed.train is not None and parsed.train.steps == 120
+    assert parsed.train.precision == ("bf16" if half else "fp32")
+    assert parsed.teacher.dtype == ("bfloat16" if half else "float32")
+
+
 @needs_the_teacher
 def test_the_recipe_runs(recipe: Path) -> None:
     text = rows(recipe.parent / "heldout.jsonl")[0]["text"][:600]

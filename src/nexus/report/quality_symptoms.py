@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nexus.report.fidelity import sureness
-from nexus.report.reading import RunFiles
+from nexus.report.reading import RunFiles, taught_by_corrected
 from nexus.report.symptom import Rule, Symptom
 from nexus.report.words import cell, count
 from nexus.results import Estimate, Heldout, Quality
@@ -30,7 +30,7 @@ def worse_than_untrained(files: RunFiles) -> Symptom | None:
     change = _change(files)
     if change is None or change.low is None or change.low <= 0:
         return None
-    if _taught_by_corrected(files):
+    if taught_by_corrected(files.evaluation):
         return Symptom(
             "notable",
             "The student followed a corrected teacher away from the original",
@@ -171,13 +171,6 @@ RULES: tuple[Rule, ...] = (
 
 def _heldout(files: RunFiles) -> Heldout | None:
     return files.evaluation.heldout if files.evaluation else None
-
-
-def _taught_by_corrected(files: RunFiles) -> bool:
-    """Whether text alone trained a stage, and what that left taught the last one."""
-    stages = files.evaluation.stages if files.evaluation else ()
-    corrected = any(stage.teacher == "none" for stage in stages[:-1])
-    return corrected and stages[-1].teacher == "previous"
 
 
 def _change(files: RunFiles) -> Estimate | None:

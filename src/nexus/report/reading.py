@@ -37,6 +37,13 @@ class RunFiles:
         return list(self.recipe.get("stages") or [self.recipe])
 
 
+def taught_by_corrected(evaluation: Evaluation | None) -> bool:
+    """Whether text alone trained a stage, and what that left taught the last one."""
+    stages = evaluation.stages if evaluation else ()
+    corrected = any(stage.teacher == "none" for stage in stages[:-1])
+    return corrected and stages[-1].teacher == "previous"
+
+
 def read_run(run: Path) -> RunFiles:
     """Read a run directory.
 

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from statistics import median
 from typing import Any, Literal
 
-from nexus.report.reading import RunFiles
+from nexus.report.reading import RunFiles, taught_by_corrected
 from nexus.report.words import cell, count, short_count
 from nexus.results import Estimate, Evaluation, Heldout, TaskResult
 
@@ -29,6 +29,8 @@ def verdict(evaluation: Evaluation | None) -> Verdict:
         return Verdict("○", "Not evaluated yet", "unknown")
     change = evaluation.heldout.change.get("forward_kl") if evaluation.heldout else None
     if change is not None and change.low is not None and change.high is not None:
+        if change.low > 0 and taught_by_corrected(evaluation):
+            return Verdict("○", "It followed a corrected teacher away from the original", "unknown")
         if change.low > 0:
             return Verdict("▼", "Training moved it away from the teacher", "bad")
         if change.high < 0:

@@ -56,8 +56,8 @@ def prune(
         heldout: Files of other text, to measure how many more tokens it takes then.
         strategy: How importance is told: activation, weighted, taylor, magnitude, random or
             reversed.
-        depth: How layers are told apart: block_influence, perplexity, contiguous or norm_ratio; by
-            their importance unless given.
+        depth: How layers are told apart: block_influence, perplexity, contiguous or norm_ratio;
+            unless given, the most important and those around a block are tried on the text.
         axes: Which sizes a target may change.
         multiple: Of which neurons and hidden channels are multiples.
         repair: Refit what is left on the text.

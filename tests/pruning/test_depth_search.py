@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,8 +13,15 @@ from transformers import PreTrainedModel
 from nexus.batch import IGNORED, Batch
 from nexus.errors import UsageError
 from nexus.kernels.decoder import decoder_layers
+from nexus.pruning import depth_search
 from nexus.pruning.depth import keep_layers
-from nexus.pruning.depth_search import Deletions, depth_strategy_named, norm_ratio, rank_layers
+from nexus.pruning.depth_search import (
+    Deletions,
+    better_layers,
+    depth_strategy_named,
+    norm_ratio,
+    rank_layers,
+)
 
 Rows = Callable[..., Batch]
 Small = Callable[..., PreTrainedModel]
@@ -44,16 +51,18 @@ def test_leaving_out_is_cutting_out(kind: str, small: Small, rows: Rows) -> None
     model, batch = small(kind, **settings), asked(rows(9, 9))
     layers = list(decoder_layers(model))
     deletions = Deletions(model, [batch.rows(0, 1), batch.rows(1, 2)])
-    cut = {gone: loss(keep_layers(model, _less((0, 1, 3), gone)), batch) for gone in (0, 1, 3)}
-    assert deletions.without_one((0, 1, 3)) == pytest.approx(cut, rel=1e-4)
-    assert deletions.loss((1, 3)) == pytest.approx(cut[0], rel=1e-4)
-    assert deletions.without_one((0, 1, 3), tried=[3]) == pytest.approx({3: cut[3]}, rel=1e-4)
+    for blocks in ([(0,), (1,), (3,)], [(3,)], [(0, 1), (1, 3)]):
+        cut = {gone: loss(keep_layers(model, _less((0, 1, 3), gone)), batch) for gone in blocks}
+        assert deletions.without((0, 1, 3), blocks) == pytest.approx(cut, rel=1e-4)
+    assert deletions.loss((1, 3)) == pytest.approx(
+        deletions.without((0, 1, 3), [(0,)])[(0,)], rel=1e-4
+    )
     assert all(now is then for now, then in zip(decoder_layers(model), layers, strict=True))
     assert deletions.loss(range(4)) == pytest.approx(loss(model, batch), rel=1e-4)
 
 
-def _less(kept: tuple[int, ...], gone: int) -> tuple[int, ...]:
-    return tuple(layer for layer in kept if layer != gone)
+def _less(kept: tuple[int, ...], gone: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(layer for layer in kept if layer not in gone)
 
 
 def test_a_model_is_whole_again_when_a_trial_fails(small: Small, rows: Rows) -> None:
@@ -92,6 +101,29 @@ def test_greedy_is_best_for_one_and_the_block_is_the_best_block(small: Small, ro
     assert rank_layers(model, [batch], "contiguous", 3) == best
     for strategy in ("block_influence", "norm_ratio", "perplexity", "contiguous"):
         assert rank_layers(model, [batch], strategy, 5) == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("likely", [(0, 1, 2), (0, 2, 4), (1, 3, 4)])
+def test_what_is_likely_is_kept_unless_a_block_is_missed_less(
+    likely: tuple[int, ...], small: Small, rows: Rows
+) -> None:
+    """To see it fail: in depth_search.better_layers, return `likely`."""
+    model, batch = small(num_hidden_layers=5), asked(rows(11, 8))
+    ways = [likely, (2, 3, 4), (0, 3, 4), (0, 1, 4), (0, 1, 2)]
+    best = min(ways, key=lambda kept: loss(keep_layers(model, kept), batch))
+    assert better_layers(model, iter([batch]), likely) == best
+
+
+def test_a_trial_reads_only_as_much_as_it_needs(
+    monkeypatch: pytest.MonkeyPatch, small: Small, rows: Rows
+) -> None:
+    monkeypatch.setattr(depth_search, "TRIED_TOKENS", 12)
+
+    def text() -> Iterator[Batch]:
+        yield from (asked(rows(9)), asked(rows(9)))
+        raise AssertionError("16 targets were enough")
+
+    better_layers(small(num_hidden_layers=3), text(), (0, 2))
 
 
 def test_norm_ratio_is_the_mean_over_real_tokens(small: Small, rows: Rows) -> None:

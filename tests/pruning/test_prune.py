@@ -14,6 +14,7 @@ import torch
 from nexus.batch import Batch
 from nexus.errors import NexusError, UsageError
 from nexus.pruning import prune as module
+from nexus.pruning.depth import keep_layers
 from nexus.pruning.families import FAMILIES, family_of
 from nexus.pruning.importance import measure
 from nexus.pruning.prune import another_order, prune
@@ -24,6 +25,8 @@ from nexus.ties import is_tied
 
 SLICING = runpy.run_path(str(Path(__file__).with_name("test_slice.py")))
 tiny, logits = SLICING["tiny"], SLICING["logits"]
+DEPTH = runpy.run_path(str(Path(__file__).with_name("test_depth_search.py")))
+asked, loss = DEPTH["asked"], DEPTH["loss"]
 ENCODERS = ("bert", "roberta", "distilbert")
 Rows = Callable[..., Batch]
 
@@ -66,6 +69,26 @@ def test_a_model_cut_to_its_own_size_is_itself(rows: Rows) -> None:
     sizes = Sizes.of(model.config, family_of(model))
     made = prune(model, [rows(9)], sizes=sizes)
     assert torch.equal(logits(made.model), logits(model))
+
+
+@pytest.mark.parametrize("strategy", ["activation", "taylor", "magnitude", "random", "reversed"])
+def test_layers_are_tried_on_the_text_but_for_baselines(strategy: Any, rows: Rows) -> None:
+    """To see it fail: in prune._layers, return `likely` always, or never."""
+    model, text = tiny("llama", num_hidden_layers=6), [asked(rows(13, 16))]
+    before = Sizes.of(model.config, family_of(model))
+    made = prune(model, text, sizes=replace(before, layers=2), strategy=strategy, repair=False)
+    likely = tuple(made.scores.layers.topk(2).indices.sort().values.tolist())
+    if strategy in ("random", "reversed"):
+        assert made.kept.layers == likely
+        return
+    blocks = [tuple(n for n in range(6) if not at <= n < at + 4) for at in range(3)]
+    losses = {kept: loss(keep_layers(model, kept), text[0]) for kept in (likely, *blocks)}
+    assert made.kept.layers == min(losses, key=lambda kept: losses[kept])
+    alone = prune(
+        model, [], sizes=replace(before, layers=2), scores=made.scores, strategy=strategy,
+        repair=False,
+    )  # fmt: skip
+    assert alone.kept.layers == likely
 
 
 def test_scores_and_layers_serve_any_target(rows: Rows) -> None:

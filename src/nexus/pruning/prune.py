@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,11 @@ from nexus.kernels.decoder import evaluated
 from nexus.proofs import Proof
 from nexus.pruning import latency
 from nexus.pruning.budget import Budget
-from nexus.pruning.depth_search import DepthStrategy, rank_layers
+from nexus.pruning.depth_search import DepthStrategy, better_layers, rank_layers
 from nexus.pruning.families import family_of
-from nexus.pruning.importance import Scores, Strategy, measure
+from nexus.pruning.importance import BASELINES, Scores, Strategy, measure
 from nexus.pruning.repair import repair as refit
-from nexus.pruning.search import AXES, TOLERANCE, Axis, choose
+from nexus.pruning.search import AXES, TOLERANCE, Axis, choose, most_important
 from nexus.pruning.silenced import silenced, why_not
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import Kept, cut
@@ -82,7 +82,9 @@ def prune(
             or a shape that was found for one.
         sizes: or the very shape.
         strategy: how importance is told.
-        depth: how layers are told apart; by their scores if not given.
+        depth: how layers are told apart. If not given, those of the highest scores and those around
+            a block are tried on the text (`better_layers`); without text, and for baselines, scores
+            decide alone.
         axes: which sizes a target may change.
         multiple: of which neurons and hidden channels are multiples.
         repair: refit down- and output-projections on the text.
@@ -143,13 +145,30 @@ def carve(
     Arguments as of `prune`, which proves besides.
     """
     held = list(batches)
-    fewer = sizes.layers < Sizes.of(model.config, family_of(model)).layers
-    layers = rank_layers(model, held, depth, sizes.layers) if fewer and depth else None
+    layers = None
+    if sizes.layers < Sizes.of(model.config, family_of(model)).layers:
+        layers = _layers(model, held, scores, sizes.layers, depth)
     kept = choose(scores, model, sizes, layers)
     small = cut(model, kept, dtype=dtype)
     if repair:
         refit(small, model, kept, held)
     return small, kept
+
+
+def _layers(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    scores: Scores,
+    count: int,
+    depth: DepthStrategy | None,
+) -> tuple[int, ...]:
+    if depth is not None:
+        return rank_layers(model, batches, depth, count)
+    likely = most_important(scores, count)
+    can_be_tried = model.can_generate() and any(int(batch.target_count) for batch in batches)
+    if scores.strategy in BASELINES or not can_be_tried:
+        return likely
+    return better_layers(model, batches, likely)
 
 
 def _nothing(model: PreTrainedModel) -> Proof:

@@ -294,7 +294,7 @@ def choose(
     """
     before = Sizes.of(model.config, family_of(model))
     if layers is None and sizes.layers < before.layers:
-        layers = tuple(_top(scores.layers, sizes.layers).tolist())
+        layers = most_important(scores, sizes.layers)
     if layers is not None and len(layers) != sizes.layers:
         raise UsageError(
             f"{len(layers)} layers are named, but the shape has {sizes.layers}: name as many"
@@ -316,6 +316,11 @@ def choose(
         experts=by_layer(scores.experts, sizes.experts, before.experts),
         expert_neurons=by_layer(scores.expert_neurons, sizes.expert_neurons, before.expert_neurons),
     )
+
+
+def most_important(scores: Scores, count: int) -> tuple[int, ...]:
+    """The layers of the highest scores, in the order in which they lie."""
+    return tuple(_top(scores.layers, count).tolist())
 
 
 def _attention(

@@ -86,7 +86,8 @@ class MinitronPruner:
             vocabulary: how many tokens to keep, those that `calibration_data` uses most first, or
                 `used`; alone, nothing else goes. `narrowed` then holds the tokenizer and the
                 teacher that belong to the student.
-            depth: how layers are told apart, where some go; by their importance if not given.
+            depth: how layers are told apart, where some go. If not given, the most important ones
+                and those around a block are tried on the text, and the better are kept.
             aggregate: how activations are summed up, over tokens and over rows.
             search: tell several shapes for the target apart by short distillation on
                 `calibration_data`: True, or what a recipe can say of it, as

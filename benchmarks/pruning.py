@@ -27,7 +27,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nexus.batch import IGNORED, Batch
 from nexus.hub import ModelSource, load_model, load_tokenizer
 from nexus.pruning.depth import evenly_spaced, keep_layers
-from nexus.pruning.depth_search import DEPTH_STRATEGIES, Deletions, rank_layers
+from nexus.pruning.depth_search import (
+    DEPTH_STRATEGIES,
+    Deletions,
+    better_layers,
+    rank_layers,
+)
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import STRATEGIES, measure
 from nexus.pruning.repair import repair
@@ -36,6 +41,7 @@ from nexus.pruning.slice import Kept, cut
 from nexus.quantization.quantize import held_in
 
 CASES = ("ffn-25", "ffn-40", "depth-5", "depth-10")
+DEPTH_WAYS = ("default", *DEPTH_STRATEGIES, "evenly_spaced", "random")
 
 LENGTH, ROWS_A_BATCH = 512, 4
 HELD, CALIBRATION, DEPTH = 16, 48, 8
@@ -125,6 +131,9 @@ def shallower(
                 left = evenly_spaced(total - fewer, total)
             case "random":
                 left = tuple(sorted(random.Random(0).sample(range(total), total - fewer)))
+            case "default":
+                likely = rank_layers(model, calibration, "block_influence", total - fewer)
+                left = better_layers(model, calibration, likely)
             case "block_influence" | "norm_ratio":
                 left = rank_layers(model, calibration, strategy, total - fewer)
             case _:
@@ -149,7 +158,7 @@ def main(
     model: Path,
     data: Path,
     cases: tuple[str, ...] = CASES,
-    strategies: tuple[str, ...] = (*STRATEGIES, *DEPTH_STRATEGIES, "evenly_spaced"),
+    strategies: tuple[str, ...] = (*STRATEGIES, *DEPTH_WAYS),
     dtype: Literal["float32", "bfloat16"] = "bfloat16",
     output: Path | None = RESULTS / "pruning",
 ) -> None:
@@ -175,8 +184,7 @@ def main(
             some = tuple(each for each in strategies if each in STRATEGIES)
             found = narrower(whole, calibration, held, int(amount), some)
         else:
-            others = (*DEPTH_STRATEGIES, "evenly_spaced", "random")
-            some = tuple(each for each in strategies if each in others)
+            some = tuple(each for each in strategies if each in DEPTH_WAYS)
             found = shallower(whole, calibration, held, int(amount), some)
         rows += found
     facts = {"model": model.name, "dtype": dtype, "rows": [vars(row) for row in rows]}

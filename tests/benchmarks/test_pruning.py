@@ -12,7 +12,7 @@ from material import write_teacher
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nexus.batch import IGNORED
-from pruning import described, main, perplexity, rows_of
+from pruning import DEPTH_WAYS, described, main, perplexity, rows_of
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_every_way_is_in_the_table(folder: Path) -> None:
     assert ways[0][0] == "nothing cut"
     for strategy in ("activation", "weighted", "magnitude", "random", "reversed"):
         assert ("FFN −40 %", strategy, "no") in ways and ("FFN −40 %", strategy, "yes") in ways
-    for strategy in ("block_influence", "perplexity", "contiguous", "norm_ratio", "evenly_spaced"):
+    for strategy in DEPTH_WAYS:
         assert ("depth −1", strategy, "–") in ways
     whole = rows[0]["parameters"]
     assert all(row["parameters"] < whole for row in rows[1:])

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 import yaml
 from machine import described as machine_described
@@ -28,6 +29,7 @@ from tyro.conf import Positional
 from nexus import quickstart
 from nexus.errors import UsageError
 from nexus.hub import ModelSource, load_model
+from nexus.products import bf16_over_fp32
 from nexus.results import Estimate, Evaluation, Heldout
 from nexus.students.pruned import Pruned
 
@@ -69,6 +71,8 @@ class Plan:
     random_learning_rate: float
     tokens_per_step: int
     sequence_length: int
+    half: bool
+    """Whether products are in bf16: where the processor is faster in it."""
     fixed_steps: int | None = None
 
     def recipe(self, arm: Arm, target: float, seed: int, steps: int, output: str) -> dict[str, Any]:
@@ -81,7 +85,11 @@ class Plan:
         return {
             "output": output,
             "seed": seed,
-            "teacher": {"kind": "local", "model": "teacher"},
+            "teacher": {
+                "kind": "local",
+                "model": "teacher",
+                "dtype": "bfloat16" if self.half else "float32",
+            },
             "student": student,
             "data": {
                 "sources": [{"kind": "jsonl", "path": "train.jsonl"}],
@@ -97,7 +105,7 @@ class Plan:
                 "learning_rate": rate,
                 "schedule": "cosine",
                 "warmup_steps": max(2, steps // 20),
-                "precision": "bf16",
+                "precision": "bf16" if self.half else "fp32",
                 "save_every": 200,
                 "keep_checkpoints": 1,
             },
@@ -232,6 +240,7 @@ def main(
         random_learning_rate,
         tokens_per_step,
         sequence_length,
+        bf16_over_fp32(torch.device("cpu")) < 1,
         steps,
     )
     machine = machine_facts()
@@ -246,6 +255,7 @@ def main(
         "machine": machine,
         "seeds": seeds,
         "minutes": minutes,
+        "precision": "bf16" if plan.half else "fp32",
         "rows": [
             {
                 "target": row.target, "arm": row.arm.name, "steps": row.steps, "tokens": row.tokens,

@@ -124,9 +124,9 @@ def prune_checkpoint(asked: Cut, say: Say) -> dict[str, Any]:
         hub.save(small, tokenizer, aside)
         findings = () if fewer is None else fewer.findings
         findings += () if made is None else made.pruned.findings
-        told = _logits(small)
-        del made, small  # so that never more than two models are in memory
-        findings += (_saved(told, aside, model.device),)
+        told, device = _logits(small), small.device
+        del source, whole, fewer, model, made, small  # so that what is saved is there alone
+        findings += (_saved(told, aside, device),)
         facts["proofs"] = [proof.model_dump() for proof in findings]
         facts["seconds"] = round(time.perf_counter() - begin, 1)
         durable.write(aside / FILE_NAME, json.dumps(facts, indent=1) + "\n")

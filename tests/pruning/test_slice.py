@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from nexus.errors import UsageError
+from nexus.pruning import slice as slice_module
 from nexus.pruning.families import FAMILIES, family_of
 from nexus.pruning.sizes import Sizes, parameters
 from nexus.pruning.slice import Kept, cut
@@ -258,6 +259,25 @@ def test_what_is_kept_keeps_its_weights(neurons: set[int], vocabulary: set[int])
     name = "model.layers.1.mlp.up_proj.weight"
     assert torch.equal(ours[name], theirs[name][index])
     assert torch.equal(ours["lm_head.weight"], theirs["lm_head.weight"][ids])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_matrix_that_is_cut_in_parts_is_what_it_is_at_once(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """To see it fail: in slice._Knife, take `rows` of what is left of other axes, too."""
+    model = tiny(kind)
+    before = Sizes.of(model.config, family_of(model))
+    wanted = {"neurons": before.neurons // 2, "hidden": before.hidden}
+    kept = Kept(
+        layers=(0, 2),
+        hidden=torch.arange(wanted["hidden"]).flip(0),
+        neurons={n: torch.arange(wanted["neurons"]) for n in dense_layers(kind)},
+    )
+    whole = cut(model, kept).state_dict()
+    monkeypatch.setattr(slice_module, "PART_BYTES", 1000)
+    parts = cut(model, kept).state_dict()
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
 
 
 def test_another_type_is_cast() -> None:

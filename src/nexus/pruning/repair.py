@@ -27,7 +27,7 @@ from nexus.pruning.families import Family, family_of, layers_of
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import Kept, entries
 
-MEMORY_SHARE = 0.35
+MEMORY_SHARE = 0.12
 """Of the model's bytes: what the sums of the layers that are refitted in one pass may take."""
 
 
@@ -86,48 +86,53 @@ class _Fit:
     """Its number in the model that was cut."""
     old: nn.Module
     new: nn.Module
-    weight: Float[Tensor, "outputs inputs"]
-    """The old weights of the outputs that are kept."""
+    weight: Float[Tensor, "all_outputs inputs"]
+    """The old weights."""
+    outputs: Int[Tensor, " outputs"]
+    """Which outputs are kept."""
     transposed: bool
     kept: Int[Tensor, " kept"]
     gone: Int[Tensor, " gone"]
-    gram: Tensor | float = 0.0
+    gram: Tensor | None = None
     """Σ w x[kept] x[kept]ᵀ."""
-    missed: Tensor | float = 0.0
+    missed: Tensor | None = None
     """Σ w x[kept] (x[gone] W[gone])ᵀ: what is missing now, seen from what is there."""
     tokens: int = 0
     pending: list[Tensor] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
-        return 4 * len(self.kept) * (len(self.kept) + len(self.weight))
+        return 4 * len(self.kept) * (len(self.kept) + len(self.outputs))
 
     def add(self, weights: Float[Tensor, "rows length"]) -> None:
         """Count in what entered the projection, a row at a time."""
         entered = by_row(self.pending.pop(), weights)
-        lost = self.weight[:, self.gone].float()
+        lost = self.weight[self.outputs][:, self.gone].float()
+        if self.gram is None or self.missed is None:
+            self.gram = lost.new_zeros(len(self.kept), len(self.kept))
+            self.missed = lost.new_zeros(len(self.kept), len(self.outputs))
         for row, weight in zip(entered, weights, strict=True):
             real = weight > 0
             value = row[real].float() * weight[real].unsqueeze(1)
             here = value[:, self.kept]
-            self.gram = self.gram + here.T @ here
-            self.missed = self.missed + here.T @ (value[:, self.gone] @ lost.T)
+            self.gram.addmm_(here.T, here)
+            self.missed.addmm_(here.T, value[:, self.gone] @ lost.T)
             self.tokens += len(value)
 
     def solve(self, ridge: float) -> None:
         """Add (G + λ)⁻¹ · missed to the weights: zero if nothing is missing."""
-        if not self.tokens:
+        if self.gram is None or self.missed is None or not self.tokens:
             raise UsageError(
                 "Repair refits what is left on calibration text, but there is none. Add text, or "
                 "prune without repair"
             )
-        gram = torch.as_tensor(self.gram).double()
+        gram, missed = self.gram.double(), self.missed.double()
+        self.gram = self.missed = None
         strength = gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
         gram.diagonal().add_(ridge * strength)
-        change = torch.linalg.solve(gram, torch.as_tensor(self.missed).double())
+        change = torch.linalg.solve(gram, missed)
         weight: Any = self.new.weight
         weight.add_((change if self.transposed else change.T).to(weight.dtype))
-        self.gram = self.missed = 0.0
 
 
 def _fits(
@@ -148,12 +153,13 @@ def _fits(
                 continue
             weight: Any = old.weight
             weight = weight.T if family.transposed else weight
-            weight = weight if kept.hidden is None else weight[kept.hidden.to(weight.device)]
+            outputs = torch.arange(len(weight)) if kept.hidden is None else kept.hidden
             index = index.to(weight.device)
             there = torch.zeros(width, dtype=torch.bool, device=weight.device)
             there[index] = True
             gone = torch.nonzero(~there).flatten()
-            yield _Fit(number, old, refitted, weight, family.transposed, index, gone)
+            outputs = outputs.to(weight.device)
+            yield _Fit(number, old, refitted, weight, outputs, family.transposed, index, gone)
 
 
 def _groups(fits: list[_Fit], limit: float) -> Iterator[list[_Fit]]:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ from nexus.quantization.quantize import held_in
 
 ByLayer = Mapping[int, Int[Tensor, "_"]]
 """Indices by the number that a layer has in the model that is cut; layers left out keep all."""
+
+
+PART_BYTES = 2**23
+"""How much of a matrix is cut at once."""
+
+Rows = slice | EllipsisType
 
 
 @dataclass(frozen=True)
@@ -106,13 +113,14 @@ def cut(
     numbers = kept.layers or tuple(range(before.layers))
     for name, place in small.state_dict().items():
         source, layer = _source(name, prefix, numbers)
-        part = knife(values[source], without_number(source, prefix), source, layer)
-        if part.shape != place.shape:
-            raise UsageError(
-                f"{model.config.model_type} cannot have this shape: '{name}' would be "
-                f"{tuple(place.shape)}, but {tuple(part.shape)} is kept. Choose another shape"
-            )
-        place.copy_(part)
+        for rows in _rows(place):
+            part = knife(values[source], without_number(source, prefix), source, layer, rows)
+            if part.shape != place[rows].shape:
+                raise UsageError(
+                    f"{model.config.model_type} cannot have this shape: '{name}' would be "
+                    f"{tuple(place.shape)}, but {tuple(part.shape)} is kept. Choose another shape"
+                )
+            place[rows].copy_(part)
     _, new_layers = layers_of(small, family)
     if after == replace(before, layers=after.layers):
         for new, old in enumerate(numbers):
@@ -159,7 +167,10 @@ class _Knife:
         self._before = before
         self._narrowing = math.sqrt(before.hidden / after.hidden)
 
-    def __call__(self, value: Tensor, kind: str, name: str, layer: int | None) -> Tensor:
+    def __call__(
+        self, value: Tensor, kind: str, name: str, layer: int | None, rows: Rows
+    ) -> Tensor:
+        """What is kept, or of that so many rows."""
         axes = self._family.axes(kind)
         for dim, axis in enumerate(axes):
             if "expert_neurons" in axis:
@@ -167,7 +178,10 @@ class _Knife:
         for dim, axis in enumerate(axes):
             index = None if "expert_neurons" in axis else self.index(axis, layer)
             if index is not None:
+                index = index if dim else index[rows]
                 value = value.index_select(dim, index.to(value.device))
+            elif dim == 0:
+                value = value[rows]
         return self._rescaled(value, kind, name, axes)
 
     def index(self, axis: str, layer: int | None) -> Tensor | None:
@@ -228,6 +242,17 @@ class _Knife:
             return value
         offset = float(self._family.unit_offset)
         return ((value.float() + offset) * factor - offset).to(value.dtype)
+
+
+def _rows(place: Tensor) -> Iterator[Rows]:
+    """The rows of a large matrix in parts, so that what is cut of it is not there twice at once."""
+    size = place.numel() * place.element_size()
+    if place.dim() != 2 or size <= PART_BYTES:
+        yield ...
+        return
+    step = -(-len(place) * PART_BYTES // size)
+    for start in range(0, len(place), step):
+        yield slice(start, start + step if start + step < len(place) else None)
 
 
 def entries(heads: Tensor | None, width: int) -> Tensor | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from pathlib import Path
 
 import pytest
 import torch
 
 from nexus import memory
-from nexus.memory import GIB, available_bytes, held_bytes, peak_memory_gib
+from nexus.memory import GIB, available_bytes, give_back, held_bytes, peak_memory_gib
 
 CPU = torch.device("cpu")
 
@@ -35,6 +37,20 @@ def test_what_is_held_grows_by_what_is_made() -> None:
     assert held_bytes(CPU) - before > 0.9 * held.numel() * 4
     uncounted = 1.01  # a kernel brings the two counters up to date at different times
     assert held_bytes(CPU) / GIB <= peak_memory_gib(CPU) * uncounted
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or "LD_PRELOAD" in os.environ, reason="of glibc's own memory"
+)
+def test_what_was_freed_is_handed_back_even_below_what_is_held() -> None:
+    """To see it fail: in memory.give_back, return at once."""
+    torch.ones(2**22)  # once one as large was freed, smaller ones are no longer mapped singly
+    before = held_bytes(CPU)
+    blocks = [torch.ones(2**19) for _ in range(64)]
+    last = blocks[-1]
+    del blocks
+    give_back()
+    assert held_bytes(CPU) - before < 8 * last.numel() * 4
 
 
 @pytest.mark.parametrize(

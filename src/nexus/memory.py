@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import platform
 import resource
 import sys
 from pathlib import Path
@@ -28,6 +31,13 @@ def held_bytes(device: torch.device) -> int:
     if not statistics.exists():
         return round(peak_memory_gib(device) * GIB)
     return int(statistics.read_text().split()[1]) * resource.getpagesize()
+
+
+def give_back() -> None:
+    """Hand memory that was freed to the system, of which glibc keeps blocks below 32 MiB."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def available_bytes(device: torch.device) -> int:

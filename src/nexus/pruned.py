@@ -22,6 +22,7 @@ from nexus.data.texts import texts
 from nexus.errors import NexusError, UsageError
 from nexus.hub import Dtype, ModelSource
 from nexus.kernels.decoder import evaluated
+from nexus.memory import give_back
 from nexus.proofs import Proof
 from nexus.pruning.depth_search import DEPTH_STRATEGIES, DepthStrategy
 from nexus.pruning.families import family_of
@@ -125,7 +126,8 @@ def prune_checkpoint(asked: Cut, say: Say) -> dict[str, Any]:
         findings = () if fewer is None else fewer.findings
         findings += () if made is None else made.pruned.findings
         told, device = _logits(small), small.device
-        del source, whole, fewer, model, made, small  # so that what is saved is there alone
+        del source, whole, fewer, model, made, small
+        give_back()  # so that what was saved is there alone
         findings += (_saved(told, aside, device),)
         facts["proofs"] = [proof.model_dump() for proof in findings]
         facts["seconds"] = round(time.perf_counter() - begin, 1)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from nexus.batch import Batch
 from nexus.errors import NexusError, UsageError
 from nexus.kernels.decoder import evaluated
+from nexus.memory import give_back
 from nexus.proofs import Proof
 from nexus.pruning import latency
 from nexus.pruning.budget import Budget
@@ -113,6 +114,7 @@ def prune(
         sizes = met.sizes
     held = list(batches)
     findings = [_nothing(model), _order(model)]
+    give_back()  # the copies that were compared
     if scores is None:
         say(f"measuring importance ({strategy})")
         scores = measure(model, held, strategy=strategy, seed=seed)

@@ -27,7 +27,7 @@ from nexus.pruning.families import Family, family_of, layers_of
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import Kept, entries
 
-MEMORY_SHARE = 0.12
+MEMORY_SHARE = 0.17
 """Of the model's bytes: what the sums of the layers that are refitted in one pass may take."""
 
 

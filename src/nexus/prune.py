@@ -57,7 +57,7 @@ def prune(
         strategy: How importance is told: activation, weighted, taylor, magnitude, random or
             reversed.
         depth: How layers are told apart: block_influence, perplexity, contiguous or norm_ratio;
-            unless given, the most important and those around a block are tried on the text.
+            unless given, by importance, or by a block that a trial on the text clearly misses less.
         axes: Which sizes a target may change.
         multiple: Of which neurons and hidden channels are multiples.
         repair: Refit what is left on the text.

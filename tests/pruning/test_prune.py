@@ -13,6 +13,7 @@ import torch
 
 from nexus.batch import Batch
 from nexus.errors import NexusError, UsageError
+from nexus.pruning import depth_search
 from nexus.pruning import prune as module
 from nexus.pruning.depth import keep_layers
 from nexus.pruning.families import FAMILIES, family_of
@@ -72,8 +73,11 @@ def test_a_model_cut_to_its_own_size_is_itself(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["activation", "taylor", "magnitude", "random", "reversed"])
-def test_layers_are_tried_on_the_text_but_for_baselines(strategy: Any, rows: Rows) -> None:
+def test_layers_are_tried_on_the_text_but_for_baselines(
+    monkeypatch: pytest.MonkeyPatch, strategy: Any, rows: Rows
+) -> None:
     """To see it fail: in prune._layers, return `likely` always, or never."""
+    monkeypatch.setattr(depth_search, "CLEARLY", 0.0)
     model, text = tiny("llama", num_hidden_layers=6), [asked(rows(13, 16))]
     before = Sizes.of(model.config, family_of(model))
     made = prune(model, text, sizes=replace(before, layers=2), strategy=strategy, repair=False)

@@ -84,7 +84,7 @@ def prune(
         sizes: or the very shape.
         strategy: how importance is told.
         depth: how layers are told apart. If not given, those of the highest scores and those around
-            a block are tried on the text (`better_layers`); without text, and for baselines, scores
+            a block are tried on the text (`better_layers`). Without text, and for baselines, scores
             decide alone.
         axes: which sizes a target may change.
         multiple: of which neurons and hidden channels are multiples.

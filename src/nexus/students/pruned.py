@@ -80,8 +80,8 @@ class Pruned(Spec):
     """How activations are summed up: over the tokens of a row, and over rows. The default is the
     best of arXiv:2407.14679."""
     depth: DepthStrategy | None = None
-    """How layers are told apart, where some go. Unless given, the most important ones and those
-    around a block are tried on the text, and the better are kept."""
+    """How layers are told apart, where some go. Unless given, the most important ones stay,
+    or those around a block that a trial on the text clearly misses less."""
     axes: tuple[Axis, ...] = AXES
     """Which sizes a target may change."""
     multiple: Annotated[int, Field(ge=1)] = 32

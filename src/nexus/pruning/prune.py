@@ -113,6 +113,7 @@ def prune(
         met = goal if isinstance(goal, Met) else meet(goal, model, family, **settings)
         sizes = met.sizes
     held = list(batches)
+    give_back()  # what measuring left
     findings = [_nothing(model), _order(model)]
     give_back()  # the copies that were compared
     if scores is None:
@@ -122,6 +123,7 @@ def prune(
     small, kept = carve(model, held, scores, sizes, depth=depth, repair=False, dtype=dtype)
     findings += [_silent(model, small, kept)]  # which holds before what is left is refitted
     if repair:
+        give_back()
         refit(small, model, kept, held)
     expected = Budget(model, family, "parameters")(sizes, kept.layers)
     findings += [_count(small, expected), *_meets(small, met), _tie(model, small)]

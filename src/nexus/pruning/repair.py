@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from nexus.batch import PADDING, Batch
 from nexus.errors import UsageError
 from nexus.kernels.decoder import evaluated
+from nexus.memory import give_back
 from nexus.pruning.activations import (
     by_row,
     hooked,
@@ -27,7 +28,7 @@ from nexus.pruning.families import Family, family_of, layers_of
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import Kept, entries
 
-MEMORY_SHARE = 0.17
+MEMORY_SHARE = 0.15
 """Of the model's bytes: what the sums of the layers that are refitted in one pass may take."""
 
 
@@ -76,6 +77,7 @@ def repair(
         _observe(model, family, group, batches)
         for fit in group:
             fit.solve(ridge)
+        give_back()
 
 
 @dataclass

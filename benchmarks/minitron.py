@@ -233,16 +233,11 @@ def main(
     if not (folder / "recipe.yaml").exists():
         quickstart.write(folder, lambda text: print(text, file=sys.stderr))
     chosen = [arm for arm in ARMS if arm.name in arms]
+    half = bf16_over_fp32(torch.device("cpu")) < 1
     plan = Plan(
-        folder,
-        minutes,
-        learning_rate,
-        random_learning_rate,
-        tokens_per_step,
-        sequence_length,
-        bf16_over_fp32(torch.device("cpu")) < 1,
-        steps,
-    )
+        folder, minutes, learning_rate, random_learning_rate, tokens_per_step, sequence_length,
+        half, steps,
+    )  # fmt: skip
     machine = machine_facts()
     found = list(rows(plan, targets, chosen, seeds))
     goals = [

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from nexus.batch import ANSWER, IGNORED, PADDING, RATIONALE, Batch
+from nexus.batch import ANSWER, IGNORED, PADDING, RATIONALE, Batch, until_targets
 
 
 @pytest.fixture
@@ -59,3 +59,13 @@ def test_moves_as_a_whole(batch: Batch) -> None:
 def test_is_frozen(batch: Batch) -> None:
     with pytest.raises(FrozenInstanceError):
         batch.targets = batch.input_ids  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("wanted", "batches"), [(1, 1), (5, 1), (6, 2), (10, 2), (99, 3)])
+def test_no_batch_more_is_read_than_holds_so_many_targets(
+    batch: Batch, wanted: int, batches: int
+) -> None:
+    """To see it fail: in batch.until_targets, look for the end before the batch is given out."""
+    rest = iter([batch] * 3)
+    assert len(list(until_targets(rest, wanted))) == batches
+    assert len(list(rest)) == 3 - batches

@@ -26,12 +26,7 @@ def silent(text: str) -> None:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
-    WORK["write_workspace"](folder)
-    rows = [
-        {"id": f"q{i}", "question": f"What is {i}?", "choices": ["a cat", "dog"], "label": i % 2}
-        for i in range(12)
-    ]
-    WORK["write_rows"](folder / "easy.jsonl", rows)
+    WORK["write_questions"](folder)
     return folder
 
 

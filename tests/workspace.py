@@ -115,3 +115,13 @@ def with_words(layers: int = 2, vocabulary: int = 400) -> tuple[Any, Any]:
 
 def write_rows(path: Path, rows: Sequence[Any]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_questions(folder: Path) -> None:
+    """A workspace, and a task of twelve questions, `easy.jsonl`."""
+    write_workspace(folder)
+    rows = [
+        {"id": f"q{i}", "question": f"What is {i}?", "choices": ["a cat", "dog"], "label": i % 2}
+        for i in range(12)
+    ]
+    write_rows(folder / "easy.jsonl", rows)

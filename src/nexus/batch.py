@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -79,3 +80,12 @@ class Batch:
         }
         keys, places = self.keys[start:stop], self.places[start:stop]
         return replace(self, keys=keys, places=places, **tensors)
+
+
+def until_targets(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+    """Whole batches until there are so many targets; no batch more is asked for."""
+    for batch in batches:
+        yield batch
+        count -= int(batch.target_count)
+        if count <= 0:
+            return

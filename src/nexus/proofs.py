@@ -34,6 +34,22 @@ class Proof(Spec):
     """What to do about it; empty when proved."""
 
 
+def told(
+    group: str,
+    name: str,
+    outcome: Outcome,
+    detail: str,
+    remedy: str = "",
+    value: float | None = None,
+    limit: float | None = None,
+) -> Proof:
+    """A proof whose remedy is said only where it was not proved."""
+    return Proof(
+        group=group, name=name, outcome=outcome, detail=detail, value=value, limit=limit,
+        remedy="" if outcome == "proved" else remedy,
+    )  # fmt: skip
+
+
 class Check(Spec):
     """All that was tried, in its order, and how long it took."""
 

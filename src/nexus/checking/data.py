@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from nexus.checking.seen import Seen
-from nexus.proofs import Outcome, Proof
+from nexus.proofs import Outcome, Proof, told
 from nexus.scene import Scene
 
 TRUNCATED_SHARE = 0.1
@@ -17,6 +18,8 @@ CONTAMINATED_SHARE = 0.5
 REPEATED_SHARE = 0.1
 MOST_PASSES = 10
 """How often data may be repeated before the student learns it by heart rather than the teacher."""
+
+_proof = partial(told, "data")
 
 
 def data_proofs(scene: Scene, seen: Seen) -> Iterator[Proof]:
@@ -103,17 +106,3 @@ def _held_out(scene: Scene) -> Proof:
         value=share,
         limit=CONTAMINATED_SHARE,
     )
-
-
-def _proof(
-    name: str,
-    outcome: Outcome,
-    detail: str,
-    remedy: str,
-    value: float | None = None,
-    limit: float | None = None,
-) -> Proof:
-    return Proof(
-        group="data", name=name, outcome=outcome, detail=detail, value=value, limit=limit,
-        remedy="" if outcome == "proved" else remedy,
-    )  # fmt: skip

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import torch
 
-from nexus.batch import Batch
+from nexus.batch import until_targets
 from nexus.evaluation.fidelity import Fidelity, measure
 from nexus.evaluation.retention import difference
 from nexus.kernels.lm_head import split_head
@@ -93,16 +91,7 @@ def compared(scene: Scene) -> Fidelity:
     return measure(
         split_head(scene.student, scene.vocabulary, scene.packed),
         scene.teacher,
-        _first(scene.batches.heldout(), HELDOUT_TOKENS),
+        until_targets(scene.batches.heldout(), HELDOUT_TOKENS),
         scene.tokenizer,
         autocast=None if settings.precision == "fp32" else torch.bfloat16,
     )
-
-
-def _first(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
-    """Whole batches until there are so many targets."""
-    for batch in batches:
-        yield batch
-        tokens -= int(batch.target_count)
-        if tokens <= 0:
-            return

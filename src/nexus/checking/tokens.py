@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from transformers import PreTrainedModel
 
 from nexus import hub
 from nexus.checking.seen import Seen
 from nexus.kernels.lm_head import head_rows
-from nexus.proofs import Outcome, Proof
+from nexus.proofs import Outcome, Proof, told
 from nexus.scene import Scene
 from nexus.tokenizers import PROBES, template_difference
 
@@ -18,6 +19,8 @@ UNKNOWN_SHARE = 0.001
 
 MOST_UNKNOWN = 0.05
 """From which share on the tokenizer is not one of this text."""
+
+_proof = partial(told, "tokens")
 
 
 def token_proofs(scene: Scene, seen: Seen, *, in_memory: bool = False) -> Iterator[Proof]:
@@ -131,17 +134,3 @@ def _unknown(scene: Scene, seen: Seen) -> Proof:
         value=share,
         limit=UNKNOWN_SHARE,
     )
-
-
-def _proof(
-    name: str,
-    outcome: Outcome,
-    detail: str,
-    remedy: str = "",
-    value: float | None = None,
-    limit: float | None = None,
-) -> Proof:
-    return Proof(
-        group="tokens", name=name, outcome=outcome, detail=detail, value=value, limit=limit,
-        remedy="" if outcome == "proved" else remedy,
-    )  # fmt: skip

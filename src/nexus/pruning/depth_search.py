@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nexus.batch import PADDING, Batch, Targets
+from nexus.batch import PADDING, Batch, Targets, until_targets
 from nexus.errors import UsageError
 from nexus.kernels.chunked_head import observe
 from nexus.kernels.decoder import decoder_layers, evaluated
@@ -97,19 +97,10 @@ def better_layers(
         batches: calibration text, of which about `TRIED_TOKENS` are read.
         likely: which layers scores would keep.
     """
-    deletions = Deletions(model, _first(batches, TRIED_TOKENS))
+    deletions = Deletions(model, until_targets(batches, TRIED_TOKENS))
     block, loss = _best_block(deletions, len(decoder_layers(model)), len(likely))
     saved = (deletions.loss(likely) - loss) / deletions.targets
     return block if saved > CLEARLY else tuple(likely)
-
-
-def _first(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
-    """The first batches that hold so many targets."""
-    for batch in batches:
-        yield batch
-        tokens -= int(batch.target_count)
-        if tokens <= 0:
-            return
 
 
 def _greedy(deletions: Deletions, total: int, count: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ a run that ends at any moment goes on with the very same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from nexus import durable, hub
+from nexus.batch import Batch
 from nexus.cursor import first_row
 from nexus.data.loader import Batches
 from nexus.disk import writing
@@ -30,15 +31,11 @@ from nexus.milestones import (
     student_folder,
 )
 from nexus.recipe.schema import Stage
-from nexus.scene import (
-    CALIBRATION_TOKENS,
-    Say,
-    Scene,
-    decided,
-    move,
-)
+from nexus.scene import CALIBRATION_TOKENS, Scene, decided, move
+from nexus.students import AnyStudent
 from nexus.teachers.local import LocalTeacher
 from nexus.training.space import weight_bytes
+from nexus.voice import Say
 
 
 def begin(scene: Scene, number: int, batches: Batches, say: Say) -> None:
@@ -131,10 +128,18 @@ def _cut(scene: Scene, number: int, batches: Batches, folder: Path, say: Say) ->
     text = batches.beginning(tokens, first_row(scene.recipe, number))
     looked_at = (batch.to(scene.parallel.device) for batch in text)
     try:
-        smaller = stage.student.build(larger, looked_at, scene.folder, scene.recipe.seed)
+        smaller = _built(stage.student, larger, looked_at, scene, say)
     except UsageError as error:
         raise UsageError(f"stage '{stage.name}': {error}") from None
     _save(scene, smaller, folder, stage)
+
+
+def _built(
+    student: AnyStudent, larger: PreTrainedModel, text: Iterable[Batch], scene: Scene, say: Say
+) -> PreTrainedModel:
+    if student.kind == "pruned":
+        return student.build(larger, text, scene.folder, scene.recipe.seed, say=say)
+    return student.build(larger, text, scene.folder, scene.recipe.seed)
 
 
 def _save(scene: Scene, student: PreTrainedModel, folder: Path, stage: Stage) -> None:

@@ -15,13 +15,14 @@ from nexus.evaluating import FILE_NAME, measured, text_key
 from nexus.evaluation.answers import Answers
 from nexus.evaluation.fidelity import Fidelity
 from nexus.evaluation.holm import holm
-from nexus.evaluation.kept import Kept, Say, folder_of
+from nexus.evaluation.kept import Kept, folder_of
 from nexus.evaluation.mcnemar import paired_test
 from nexus.evaluation.power import detectable_difference
 from nexus.evaluation.retention import difference
 from nexus.evaluation.scoreboard import compare as compare_answers
 from nexus.examination import Examination, Request, examination
 from nexus.results import Contrast, Contrasts, Estimate, Heldout, Measured, TaskResult, Unit
+from nexus.voice import Say
 
 LEVEL = 0.05
 RULE_OF_THREE = 3

@@ -22,7 +22,7 @@ from nexus.evaluation.exam import Examinee, exam
 from nexus.evaluation.fidelity import Fidelity, measure
 from nexus.evaluation.footprint import footprints
 from nexus.evaluation.heldout import heldout
-from nexus.evaluation.kept import Kept, Say, folder_of
+from nexus.evaluation.kept import Kept, folder_of
 from nexus.evaluation.rollouts import rollouts
 from nexus.evaluation.speed import speed
 from nexus.examination import SEQUENCE_LENGTH, Examination, Request, examination
@@ -37,6 +37,7 @@ from nexus.tokenizers import (
     real_vocabulary,
     shared_vocabulary,
 )
+from nexus.voice import Say
 
 FILE_NAME = "measured.json"
 

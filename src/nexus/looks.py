@@ -9,9 +9,10 @@ import torch
 
 from nexus.errors import NexusError
 from nexus.evaluation.fidelity import measure
-from nexus.scene import Say, Scene
+from nexus.scene import Scene
 from nexus.training.module import DistillationModule
 from nexus.training.settings import TrainSpec
+from nexus.voice import Say
 
 LOOKS = 8
 TOKENS = 4096

@@ -35,7 +35,8 @@ from nexus.milestones import (
 from nexus.quantizing import quantized_results
 from nexus.recipe.schema import Recipe
 from nexus.results import Evaluation, Rollouts, Sample, Size, Speed, TaskResult
-from nexus.scene import Say, Scene, move
+from nexus.scene import Scene, move
+from nexus.voice import Say
 
 KEPT, UNTRAINED = "evaluation", "untrained"
 """Where in a run what was measured is kept, and where there what the student was before it."""

@@ -29,8 +29,9 @@ from nexus.planning.hollow import Hollow
 from nexus.recipe.schema import Stage
 from nexus.results import Size, StageResult
 from nexus.rundir import RunDirectory
-from nexus.scene import Say, Scene
+from nexus.scene import Scene
 from nexus.teachers.local import LocalTeacher
+from nexus.voice import Say
 
 CUT, STUDENT, TRAINED = "cut", "student", "trained.npy"
 

@@ -23,12 +23,13 @@ from nexus.recipe.schema import Recipe
 from nexus.report.build import build
 from nexus.report.card import model_card
 from nexus.rundir import RunDirectory, put_aside
-from nexus.scene import Models, Say, Scene, configurations, load
+from nexus.scene import Models, Scene, configurations, load
 from nexus.stages import gather_teacher, less_memory, train_stages
 from nexus.stopping import Stopping
 from nexus.training.parallel import TIMEOUT_SECONDS, Parallel, processes
 from nexus.training.shortage import LAST_RESORT, explained
 from nexus.training.space import require_space, weight_bytes
+from nexus.voice import Say
 
 
 def _silent(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -37,13 +37,12 @@ from nexus.students.cutting import TOKENS, Plan, make
 from nexus.students.cutting import Cut as Made
 from nexus.students.narrowed import Narrowed, narrowed
 from nexus.students.ranking import Search
+from nexus.voice import Say
 
 FILE_NAME = "pruning.json"
 SEQUENCE = 512
 DOCUMENT = 2**20
 """Tokens of the longest document that is looked at in one piece for the vocabulary."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ from nexus.quantization.quantize import Quantized, held_in, plan
 from nexus.quantizing import SAVED, folder_of, keep
 from nexus.recipe.few_bits import Quantize, QuantizeDistill
 from nexus.results import QuantizedTraining
-from nexus.scene import Say, Scene, move, stage_batches
+from nexus.scene import Scene, move, stage_batches
 from nexus.stages import assemble, checkpoints_of, train_stage
 from nexus.stopping import Stopping
 from nexus.teachers.local import LocalTeacher
 from nexus.training import loop
 from nexus.training.prepare import prepare
+from nexus.voice import Say
 
 
 def is_reached(scene: Scene, say: Say) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,11 @@ from nexus.hub import Dtype
 from nexus.quantization.quantize import plan, refuse_quantized
 from nexus.quantization.scheme import scheme_of
 from nexus.quantizing import save_quantized
+from nexus.voice import Say
 
 SEQUENCE, ROWS = 512, 4
 FEW = 1_000
 """Fewer tokens than this say little of what enters the layers."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

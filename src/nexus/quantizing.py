@@ -31,8 +31,9 @@ from nexus.milestones import fidelity_of, is_sound, source_of
 from nexus.quantization.quantize import Quantized, plan
 from nexus.quantization.scheme import Scheme
 from nexus.results import OverRounded, QuantizedResult, Speed
-from nexus.scene import Say, Scene, move
+from nexus.scene import Scene, move
 from nexus.teachers.local import LocalTeacher
+from nexus.voice import Say
 
 FILE_NAME = "quantization.json"
 

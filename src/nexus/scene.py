@@ -35,14 +35,13 @@ from nexus.training.fsdp import Sharded
 from nexus.training.parallel import Parallel
 from nexus.training.prepare import COMPILE_FROM, can_compile, compiles
 from nexus.training.settings import TrainSpec
+from nexus.voice import Say
 
 CALIBRATION_TOKENS = 8_000
 """How much training text the choice of layers looks at."""
 
 PRUNING = "pruning"
 """Where in a run's directory the scores lie that its student was cut by, and what was decided."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def load(
     move(teacher_model, parallel.device)
     say(f"making the student ({recipe.student.kind})")
     narrowed = narrowed_teacher(recipe, teacher_model, fewer)
-    cut_from = (narrowed.recipe, folder, narrowed.teacher, batches, parallel, directory)
+    cut_from = (narrowed.recipe, folder, narrowed.teacher, batches, parallel, directory, say)
     student = (models.student if models else None) or make_student(*cut_from)
     rows = (head_rows(narrowed.teacher), head_rows(student))
     vocabulary, notice = shared_vocabulary(tokenizer, *rows)
@@ -355,6 +354,7 @@ def make_student(
     batches: Batches,
     parallel: Parallel,
     directory: RunDirectory,
+    say: Say,
 ) -> PreTrainedModel:
     """The student with which a run begins.
 
@@ -369,8 +369,9 @@ def make_student(
     if parallel.world > 1:
         with parallel.alone() as alone:
             if alone:
-                student.build(teacher, text, folder, recipe.seed, workspace)
-    return student.build(teacher, text, folder, recipe.seed, workspace)
+                student.build(teacher, text, folder, recipe.seed, workspace, say)
+        return student.build(teacher, text, folder, recipe.seed, workspace)
+    return student.build(teacher, text, folder, recipe.seed, workspace, say)
 
 
 def stage_batches(scene: Scene, number: int) -> Batches:

@@ -11,7 +11,7 @@ from nexus.kernels.decoder import compile_layers
 from nexus.looks import looks
 from nexus.objectives.weighted_sum import WeightedSum
 from nexus.recipe.schema import Stage
-from nexus.scene import Say, Scene, stage_batches
+from nexus.scene import Scene, stage_batches
 from nexus.stopping import Stopping
 from nexus.teachers.local import LocalTeacher
 from nexus.training import loop
@@ -23,6 +23,7 @@ from nexus.training.module import DistillationModule
 from nexus.training.prepare import compiles, finish, prepare
 from nexus.training.settings import TrainSpec
 from nexus.training.shortage import advice, explained
+from nexus.voice import Say
 
 
 def train_stages(scene: Scene, stopping: Stopping, say: Say) -> int:

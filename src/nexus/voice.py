@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from datetime import timedelta
+
+Say = Callable[[str], None]
+"""Is told in a sentence what begins, or what one should know."""
 
 CONNECT_SECONDS = 5
 ECHO_SECONDS = 2.0

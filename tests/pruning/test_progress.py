@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from nexus.batch import Batch
 from nexus.data.loader import from_padded
 from nexus.durable import Damaged
+from nexus.pruning import progress
 from nexus.pruning.importance import Strategy, measure
-from nexus.pruning.progress import Progress
+from nexus.pruning.progress import Progress, announced
 
 
 def text() -> list[Batch]:
@@ -63,3 +64,16 @@ def test_sums_of_something_else_are_no_use_and_damaged_ones_are_named(tmp_path: 
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(Damaged, match="remove it"):
         Progress(path, {"of": "this"}).begin()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.0, 3), (1e6, 0)])
+def test_who_waits_is_told_now_and_then_and_given_every_batch(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, said: int
+) -> None:
+    """To see it fail: in progress.announced, say it at every batch, or at none."""
+    monkeypatch.setattr(progress, "SAID_SECONDS", seconds)
+    heard: list[str] = []
+    batches = text()
+    given = list(announced(batches, heard.append, "importance"))
+    assert [one is other for one, other in zip(given, batches, strict=True)] == [True] * 4
+    assert len(heard) == said and all(" of 4 batches, about 0 s to go" in each for each in heard)

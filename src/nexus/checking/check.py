@@ -21,10 +21,11 @@ from nexus.findings import Finding, note
 from nexus.proofs import Check, Proof
 from nexus.recipe.schema import Recipe
 from nexus.rundir import RunDirectory
-from nexus.scene import Models, Say, Scene, load
+from nexus.scene import Models, Scene, load
 from nexus.students.pruned import Pruned
 from nexus.training.parallel import Parallel, processes
 from nexus.training.selftest import invariants
+from nexus.voice import Say
 
 ROWS, FEW_ROWS = 512, 64
 """How many training rows are looked at, and how many at the start of a run."""

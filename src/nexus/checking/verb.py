@@ -14,7 +14,7 @@ from nexus.checking.view import as_json, check_table, show_on
 from nexus.data.loader import Batches
 from nexus.errors import NexusError
 from nexus.recipe.load import load
-from nexus.scene import Say
+from nexus.voice import Say
 
 
 def run_check(recipe: Path, overrides: Sequence[str], as_object: bool, say: Say) -> None:

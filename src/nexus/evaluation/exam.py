@@ -10,11 +10,12 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nexus.evaluation.answers import Answers
-from nexus.evaluation.kept import Kept, Say
+from nexus.evaluation.kept import Kept
 from nexus.evaluation.scoreboard import task_result
 from nexus.evaluation.tasks.running import facts, run
 from nexus.evaluation.tasks.task import TaskFacts, TaskSpec
 from nexus.results import TaskResult
+from nexus.voice import Say
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from nexus import durable
 from nexus.durable import Damaged
 from nexus.evaluation.answers import Answers
 from nexus.evaluation.fidelity import Fidelity
-
-Say = Callable[[str], None]
+from nexus.voice import Say
 
 _DIGITS = 12
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,26 @@ from torch import Tensor
 from nexus import durable
 from nexus.batch import Batch
 from nexus.durable import Damaged
+from nexus.voice import Say
 
 PAUSE_SECONDS = 30.0
 """At least so long between two times, and twenty times as long as one takes."""
+
+
+SAID_SECONDS = 15.0
+"""How often whoever waits is told how far it is."""
+
+
+def announced(batches: Sequence[Batch], say: Say, what: str) -> Iterator[Batch]:
+    """The batches, with a word now and then on how many are done and how long the rest takes."""
+    begin = said = time.monotonic()
+    for number, batch in enumerate(batches):
+        now = time.monotonic()
+        if number and now - said >= SAID_SECONDS:
+            left = (now - begin) / number * (len(batches) - number)
+            say(f"{what}: {number} of {len(batches)} batches, about {left:.0f} s to go")
+            said = now
+        yield batch
 
 
 @dataclass

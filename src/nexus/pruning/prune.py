@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,7 @@ from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import Kept, cut
 from nexus.pruning.target import Met, Target, meet
 from nexus.ties import check_tie, is_tied
-
-Say = Callable[[str], None]
+from nexus.voice import Say
 
 _ERRORS = {torch.float32: 1e-3, torch.float64: 1e-6}
 _NARROWER_ERROR = 0.02
@@ -119,12 +118,12 @@ def prune(
     if scores is None:
         say(f"measuring importance ({strategy})")
         scores = measure(model, held, strategy=strategy, seed=seed)
-    say("cutting and refitting what is left" if repair else "cutting")
-    small, kept = carve(model, held, scores, sizes, depth=depth, repair=False, dtype=dtype)
+    say("cutting")
+    small, kept = carve(model, held, scores, sizes, depth=depth, repair=False, dtype=dtype, say=say)
     findings += [_silent(model, small, kept)]  # which holds before what is left is refitted
     if repair:
         give_back()
-        refit(small, model, kept, held)
+        refit(small, model, kept, held, say=say)
     expected = Budget(model, family, "parameters")(sizes, kept.layers)
     findings += [_count(small, expected), *_meets(small, met), _tie(model, small)]
     for proof in findings:
@@ -143,6 +142,7 @@ def carve(
     depth: DepthStrategy | None = None,
     repair: bool = True,
     dtype: torch.dtype | None = None,
+    say: Say = lambda text: None,
 ) -> tuple[PreTrainedModel, Kept]:
     """A model of some sizes, by scores that were measured before, and what was kept for it.
 
@@ -151,7 +151,7 @@ def carve(
     held = list(batches)
     layers = None
     if sizes.layers < Sizes.of(model.config, family_of(model)).layers:
-        layers = _layers(model, held, scores, sizes.layers, depth)
+        layers = _layers(model, held, scores, sizes.layers, depth, say)
     kept = choose(scores, model, sizes, layers)
     small = cut(model, kept, dtype=dtype)
     if repair:
@@ -165,13 +165,16 @@ def _layers(
     scores: Scores,
     count: int,
     depth: DepthStrategy | None,
+    say: Say,
 ) -> tuple[int, ...]:
     if depth is not None:
+        say(f"choosing {count} layers by {depth}")
         return rank_layers(model, batches, depth, count)
     likely = most_important(scores, count)
     can_be_tried = model.can_generate() and any(int(batch.target_count) for batch in batches)
     if scores.strategy in BASELINES or not can_be_tried:
         return likely
+    say(f"trying on the text which {count} layers to keep")
     return better_layers(model, batches, likely)
 
 

@@ -27,6 +27,7 @@ from nexus.pruning.activations import (
 from nexus.pruning.families import Family, family_of, layers_of
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import Kept, entries
+from nexus.voice import Say
 
 MEMORY_SHARE = 0.15
 """Of the model's bytes: what the sums of the layers that are refitted in one pass may take."""
@@ -44,6 +45,7 @@ def repair(
     batches: Iterable[Batch],
     *,
     ridge: float = 1e-3,
+    say: Say = lambda text: None,
 ) -> None:
     """Refit the projections of `small`, which was cut out of `model`, in place.
 
@@ -65,6 +67,7 @@ def repair(
         kept: what was kept.
         batches: calibration text.
         ridge: how closely what is kept stays as it was.
+        say: told how far it is.
 
     Raises:
         UsageError: There is no token to refit on.
@@ -73,7 +76,10 @@ def repair(
     fits = list(_fits(small, model, family, kept))
     batches = list(batches)
     limit = MEMORY_SHARE * sum(each.numel() * each.element_size() for each in model.parameters())
+    done = 0
     for group in _groups(fits, limit):
+        say(f"refitting what is left: {done} of {len(fits)} projections done")
+        done += len(group)
         _observe(model, family, group, batches)
         for fit in group:
             fit.solve(ridge)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -11,10 +11,9 @@ from nexus import fingerprint
 from nexus.batch import Batch
 from nexus.errors import UsageError
 from nexus.pruning.importance import WITHOUT_DATA, Scores, Strategy, measure
-from nexus.pruning.progress import Progress
+from nexus.pruning.progress import Progress, announced
 from nexus.pruning.watching import Aggregate
-
-Say = Callable[[str], None]
+from nexus.voice import Say
 
 
 def scored(
@@ -46,7 +45,8 @@ def scored(
     """
     if path is None:
         say(f"measuring importance ({strategy})")
-        return measure(model, batches, strategy=strategy, aggregate=aggregate, seed=seed)
+        read = announced(batches, say, "importance")
+        return measure(model, read, strategy=strategy, aggregate=aggregate, seed=seed)
     of_model = fingerprint.of_model(model)
     of_text = fingerprint.of_text(batches) if batches and strategy not in WITHOUT_DATA else ""
     if path.exists():
@@ -63,8 +63,9 @@ def scored(
     )
     say(f"measuring importance ({strategy})")
     found = measure(
-        model, batches, strategy=strategy, aggregate=aggregate, seed=seed, progress=progress
-    )
+        model, announced(batches, say, "importance"), strategy=strategy, aggregate=aggregate,
+        seed=seed, progress=progress,
+    )  # fmt: skip
     found.save(path, model_fingerprint=of_model, data_fingerprint=of_text)
     progress.finish()
     return found

@@ -20,7 +20,7 @@ from nexus.pruning.depth_search import DepthStrategy
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import Scores, Strategy
 from nexus.pruning.latency import Latency
-from nexus.pruning.prune import Pruned, Say, prune
+from nexus.pruning.prune import Pruned, prune
 from nexus.pruning.scored import scored
 from nexus.pruning.search import Axis
 from nexus.pruning.shortlist import shortlist
@@ -28,6 +28,7 @@ from nexus.pruning.sizes import Sizes
 from nexus.pruning.target import Met, Target, meet
 from nexus.pruning.watching import Aggregate
 from nexus.students.ranking import Ranking, Search, rank
+from nexus.voice import Say
 
 SCORES = "scores.safetensors"
 RECORD = "pruning.json"

@@ -27,6 +27,7 @@ from nexus.pruning.watching import Aggregate
 from nexus.spec import Spec
 from nexus.students.cutting import SCORES, TOKENS, Decision, Plan, make
 from nexus.students.ranking import Search
+from nexus.voice import Say
 
 Size = Annotated[int, Field(ge=1)]
 
@@ -183,6 +184,7 @@ class Pruned(Spec):
         folder: Path,
         seed: int,
         workspace: Path | None = None,
+        say: Say = lambda text: None,
     ) -> PreTrainedModel:
         """Score, choose and cut, in float32.
 
@@ -192,6 +194,7 @@ class Pruned(Spec):
             folder: of the recipe.
             seed: of a random choice.
             workspace: where scores and what was decided are kept, so that neither is done twice.
+            say: told in a sentence what begins.
 
         Raises:
             UsageError: There is no teacher in this process, or it cannot be cut to this.
@@ -218,6 +221,7 @@ class Pruned(Spec):
             scores=None if workspace is None else workspace / SCORES,
             workspace=None if workspace is None else workspace / "search",
             dtype=torch.float32,
+            say=say,
         )
         if decision is not None and decision.sizes is None:
             decision.keep(made)

@@ -18,10 +18,11 @@ from nexus import durable, fingerprint
 from nexus.batch import Batch
 from nexus.errors import UsageError
 from nexus.pruning.importance import Scores
-from nexus.pruning.prune import Say, carve
+from nexus.pruning.prune import carve
 from nexus.pruning.sizes import Sizes
 from nexus.spec import Spec
 from nexus.students.trial import Steps, Trial, divergence, spoken
+from nexus.voice import Say
 
 FILE_NAME = "ranking.json"
 

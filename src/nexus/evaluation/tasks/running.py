@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,7 @@ from nexus.evaluation.tasks.task import (
     wording_fingerprint,
 )
 from nexus.fingerprint import of_model, of_tokenizer
-
-Say = Callable[[str], None]
+from nexus.voice import Say
 
 
 def facts(task: TaskSpec, folder: Path) -> TaskFacts:

@@ -120,17 +120,24 @@ def test_what_cannot_be_paired_is_refused(work: Path, tmp_path: Path) -> None:
         )
 
 
+def test_text_in_other_tokens_is_refused_before_anything_is_measured(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To see it fail: in comparing.compare, do not look at the tokens first."""
+    WORK["save"](tmp_path / "words", *WORK["with_words"]())
+    monkeypatch.setattr("nexus.comparing.measured", _never)
+    with pytest.raises(UsageError, match="another tokenizer cuts them into other tokens"):
+        compare(str(work / "student"), str(tmp_path / "words"), asked(work), silent)
+
+
 def test_directories_are_compared_without_measuring(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("teacher", "student"):
         evaluate(_of(asked(work, output=tmp_path / name), str(work / name)), say=silent)
 
-    def never(*arguments: Any, **named: Any) -> Any:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr("nexus.comparing.measured", never)
-    monkeypatch.setattr(evaluating, "measure", never)
+    monkeypatch.setattr("nexus.comparing.measured", _never)
+    monkeypatch.setattr(evaluating, "measure", _never)
     kept = str(tmp_path / "teacher"), str(tmp_path / "student")
     found = compare(*kept, asked(work, text=(), tasks=()), silent)
     assert len(found.rows) == 2
@@ -140,6 +147,10 @@ def test_directories_are_compared_without_measuring(
         file.unlink()
     with pytest.raises(UsageError, match="Evaluate it again"):
         compare(*kept, asked(work, text=(), tasks=()), silent)
+
+
+def _never(*arguments: Any, **named: Any) -> Any:
+    raise AssertionError("measured again")
 
 
 def _of(request: Request, model: str) -> Request:

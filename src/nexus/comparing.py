@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from nexus import fingerprint
 from nexus.errors import UsageError
-from nexus.evaluating import FILE_NAME, measured, text_key
+from nexus.evaluating import FILE_NAME, measured, text_key, text_of
 from nexus.evaluation.answers import Answers
 from nexus.evaluation.fidelity import Fidelity
 from nexus.evaluation.holm import holm
@@ -88,6 +89,7 @@ def compare(first: str, second: str, request: Request, say: Say) -> Contrasts:
         output = request.output or Path(place)
         request = replace(request, speed_seconds=0.0)
         asked = _asked((first, second), request)
+        _refuse_other_tokens((first, second), asked, say)
         sides = [
             _side(name, each, output / label, say)
             for name, each, label in zip((first, second), asked, ("first", "second"), strict=True)
@@ -129,6 +131,29 @@ def _asked(names: tuple[str, str], request: Request) -> list[Examination | None]
     ]
 
 
+def _refuse_other_tokens(
+    names: tuple[str, str], asked: Sequence[Examination | None], say: Say
+) -> None:
+    """Text that two tokenizers cut differently cannot be paired, which need not be measured."""
+    both = [each for each in asked if each is not None and each.sources]
+    if len(both) < len(names):
+        return
+    if len({fingerprint.of_tokenizer(each.model.tokenizer) for each in both}) == 1:
+        return
+    if len({text.fingerprint for each in both if (text := text_of(each, say))}) > 1:
+        labels = [tuple(source.label for source in each.sources) for each in both]
+        raise _unpaired(dict(zip(names, labels, strict=True)))
+
+
+def _unpaired(sources: Mapping[str, Sequence[str]]) -> UsageError:
+    where = " and ".join(f"{name} on {', '.join(some)}" for name, some in sources.items())
+    return UsageError(
+        f"{where}: these are other documents, or another tokenizer cuts them into other "
+        "tokens, so that losses cannot be paired. Give both the same --text and "
+        "--sequence-length; models with different tokenizers are compared on --tasks alone"
+    )
+
+
 def _is_kept(name: str) -> bool:
     path = Path(name)
     return (path / FILE_NAME).is_file() and not (path / "recipe.yaml").is_file()
@@ -154,14 +179,7 @@ def _of_text(first: Side, second: Side, seed: int, left_out: list[str]) -> Itera
             left_out.append(f"text, which {only.name} was measured on and {other.name} was not")
         return
     if texts[0] != texts[1]:
-        sources = " and ".join(
-            f"{side.name} on {', '.join(side.found.sources)}" for side in (first, second)
-        )
-        raise UsageError(
-            f"{sources}: these are other documents, or another tokenizer cuts them into other "
-            "tokens, so that losses cannot be paired. Give both the same --text and "
-            "--sequence-length; models with different tokenizers are compared on --tasks alone"
-        )
+        raise _unpaired({side.name: side.found.sources for side in (first, second)})
     one, another = first.sums(), second.sums()
     teachers = [side.found.teacher for side in (first, second)]
     follow = all(teachers) and len({each.fingerprint for each in teachers if each}) == 1

@@ -61,7 +61,7 @@ def measured(asked: Examination, output: Path | None, say: Say) -> Measured:
     begin = time.perf_counter()
     output = output or asked.output
     with one_writer(asked, output):
-        read = _text(asked, say)
+        read = text_of(asked, say)
         examinees = _examinees(asked, output, say)
         quality, own_text = None, None
         if read is not None:
@@ -129,7 +129,8 @@ def one_writer(asked: Examination, output: Path | None) -> Iterator[None]:
             yield
 
 
-def _text(asked: Examination, say: Say) -> Texts | None:
+def text_of(asked: Examination, say: Say) -> Texts | None:
+    """The text that is to be measured on, in the tokens of the model; None if there is none."""
     if not asked.sources:
         return None
     teacher = asked.teacher

@@ -6,18 +6,10 @@ from typing import Literal
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig
 
 from nexus import scene
-from nexus.scene import context_limit, warn_of_bf16
+from nexus.scene import warn_of_bf16
 from nexus.training.settings import TrainSpec
-
-
-def test_the_shortest_context_of_all_models_is_the_limit() -> None:
-    long, short = LlamaConfig(max_position_embeddings=4096), GPT2Config(n_positions=64)
-    assert context_limit([long]) == 4096
-    assert context_limit([long, short]) == context_limit([short, long]) == 64
-    assert context_limit([]) is None
 
 
 @pytest.mark.parametrize(

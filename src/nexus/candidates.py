@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nexus import fingerprint, hub
+from nexus import fingerprint, hub, window
 from nexus.errors import UsageError
 from nexus.evaluation.size import size
 from nexus.hub import Dtype, ModelSource
@@ -64,9 +64,7 @@ class Candidate:
     @cached_property
     def context_limit(self) -> int | None:
         """The most positions that it takes, if it has such a limit."""
-        config = hub.load_config(self.source, self.folder).get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
-        return int(limit) if limit else None
+        return window.context_limit(hub.load_config(self.source, self.folder))
 
     @property
     def size(self) -> Size:

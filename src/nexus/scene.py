@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from nexus.training.parallel import Parallel
 from nexus.training.prepare import COMPILE_FROM, can_compile, compiles
 from nexus.training.settings import TrainSpec
 from nexus.voice import Say
+from nexus.window import context_limit
 
 CALIBRATION_TOKENS = 8_000
 """How much training text the choice of layers looks at."""
@@ -110,7 +111,7 @@ def load(
         configs = configurations(recipe, folder, models)
         read = partial(
             load_batches, recipe, recipe.all_stages[0], folder, parallel=parallel,
-            directory=directory, context_limit=context_limit(configs),
+            directory=directory, context_limit=context_limit(*configs),
         )  # fmt: skip
         tokenizer, batches, fewer = read_text(recipe, folder, models, configs[0], read, say)
         for task in recipe.evaluate.tasks:
@@ -137,7 +138,7 @@ def load(
     strange = [] if models else strangers(recipe, folder)
     scene = Scene(
         recipe, directory, folder, parallel, teacher, student, tokenizer, batches,
-        context_limit(configs), [*strange, *filter(None, (narrowed.notice, notice, thrift))],
+        context_limit(*configs), [*strange, *filter(None, (narrowed.notice, notice, thrift))],
         in_memory=models is not None, narrowed_from=narrowed.whole,
     )  # fmt: skip
     scene.recipe = settle(scene, say)
@@ -382,12 +383,6 @@ def stage_batches(scene: Scene, number: int) -> Batches:
         scene.recipe, scene.recipe.all_training[number], scene.folder, scene.tokenizer,
         scene.context_limit, scene.parallel, scene.run,
     )  # fmt: skip
-
-
-def context_limit(configs: Iterable[PreTrainedConfig]) -> int | None:
-    """The most positions that all the models take, if any of them has such a limit."""
-    limits = [getattr(one.get_text_config(), "max_position_embeddings", None) for one in configs]
-    return min((int(limit) for limit in limits if limit), default=None)
 
 
 def move(model: torch.nn.Module, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from nexus.quantization.linear import DynamicLinear, PackedLinear
 from nexus.results import Size
+from nexus.window import context_limit
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +70,7 @@ def flops_per_token(model: PreTrainedModel, context: int = CONTEXT) -> float | N
         The count, or nothing for a model of whose operations some depend on the numbers themselves.
     """
     config = copy.deepcopy(model.config)
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    context = min(context, longest or context)
+    context = min(context, context_limit(config) or context)
     # The products written out, of which the counter knows all.
     plain = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
     try:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from nexus.evaluation.mode import observing
 from nexus.memory import GIB, available_bytes, peak_memory_gib
 from nexus.results import Estimate, Rates, Speed, SpeedAt, Unit
+from nexus.window import context_limit
 
 BATCH_SIZES = (1, 8, 32)
 WARM_UP_TOKENS = 4
@@ -248,11 +249,8 @@ def _barrier(device: torch.device) -> Callable[[], None]:
 
 
 def _fit(models: list[PreTrainedModel], prompt_tokens: int, new_tokens: int) -> tuple[int, int]:
-    contexts = [
-        getattr(model.config.get_text_config(), "max_position_embeddings", None) for model in models
-    ]
-    context = min((length for length in contexts if length), default=prompt_tokens + new_tokens)
     wanted = prompt_tokens + new_tokens
+    context = context_limit(*(model.config for model in models)) or wanted
     if wanted <= context:
         return prompt_tokens, new_tokens
     new_tokens = max(1, new_tokens * context // wanted)

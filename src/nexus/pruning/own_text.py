@@ -12,6 +12,7 @@ from nexus.batch import Batch
 from nexus.data.loader import from_padded
 from nexus.errors import UsageError
 from nexus.kernels.decoder import evaluated
+from nexus.window import context_limit
 
 TOKENS = 8_000
 LENGTH = 256
@@ -44,8 +45,7 @@ def own_text(
             "the teacher has neither a beginning- nor an end-of-sequence token to write its own "
             "calibration text from: pass calibration_data="
         )
-    text = model.config.get_text_config()
-    length = min(length, int(getattr(text, "max_position_embeddings", None) or length))
+    length = min(length, context_limit(model.config) or length)
     batches: list[Batch] = []
     written = 0
     devices = [model.device] if model.device.type == "cuda" else []

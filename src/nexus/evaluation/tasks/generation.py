@@ -21,6 +21,7 @@ from nexus.evaluation.tasks.asking import Examples, Form, ask, form_of, letters_
 from nexus.evaluation.tasks.reading import key, read_items, read_rows
 from nexus.evaluation.tasks.task import Item, Scored, TaskSpec, sample
 from nexus.spec import shown
+from nexus.window import context_limit
 
 
 class Generation(TaskSpec):
@@ -152,7 +153,7 @@ class Generation(TaskSpec):
     def _check_room(
         self, prompts: Sequence[Sequence[int]], places: Sequence[str], model: PreTrainedModel
     ) -> None:
-        room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        room = context_limit(model.config)
         longest = max(range(len(prompts)), key=lambda at: len(prompts[at]))
         if room and len(prompts[longest]) + self.max_new_tokens > room:
             raise UsageError(

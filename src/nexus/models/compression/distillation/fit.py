@@ -13,6 +13,7 @@ from nexus.errors import UsageError
 from nexus.kernels.decoder import evaluated, without_adapters
 from nexus.kernels.lm_head import Trunk, head_rows
 from nexus.tokenizers import shared_vocabulary
+from nexus.window import context_limit
 
 
 @torch.no_grad()
@@ -76,7 +77,7 @@ def refuse_too_long(model: nn.Module, length: int) -> None:
         UsageError: they are.
     """
     whole = without_adapters(model)
-    limit = getattr(whole.config.get_text_config(), "max_position_embeddings", None)
+    limit = context_limit(whole.config)
     if limit and length > limit:
         raise UsageError(
             f"input_ids has rows of {length} tokens, but {type(whole).__name__} takes at most "

@@ -26,6 +26,7 @@ from nexus.pruning.watching import Aggregate
 from nexus.students.cutting import Plan, make
 from nexus.students.narrowed import Narrowed, narrowed
 from nexus.students.ranking import Ranking, Search
+from nexus.window import context_limit
 
 IMPORTANCE = "importance"
 """The specification's name for what measures best, activations."""
@@ -205,8 +206,7 @@ def _batches(
     teacher: PreTrainedModel,
 ) -> list[Batch]:
     """Rows of whole sequences, the texts one behind the other; what is left over is dropped."""
-    text = teacher.config.get_text_config()
-    length = min(SEQUENCE, int(getattr(text, "max_position_embeddings", None) or SEQUENCE))
+    length = min(SEQUENCE, context_limit(teacher.config) or SEQUENCE)
     ids: list[Tensor] = []
     for number, one in enumerate(data):
         if isinstance(one, str) and tokenizer is None:
@@ -225,7 +225,8 @@ def _batches(
             "give more text (about 25,000 tokens), or none, and the teacher writes its own"
         )
     rows = stream[: len(stream) // length * length].view(-1, length)
-    return [from_padded(some, vocabulary=text.vocab_size) for some in torch.split(rows, 4)]
+    vocabulary = teacher.config.get_text_config().vocab_size
+    return [from_padded(some, vocabulary=vocabulary) for some in torch.split(rows, 4)]
 
 
 def _say(text: str) -> None:

@@ -59,10 +59,11 @@ def facts() -> dict[str, Any]:
 def described(machine: dict[str, Any]) -> str:
     """The same for readers."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    load = f"load before the run {machine['load_before']}; " if "load_before" in machine else ""
     return (
         f"Measured on {machine['cpu']} ({', '.join(machine['bf16']) or 'no bf16 instructions'}), "
         f"{machine['cores']} cores, {machine['threads']} threads, {machine['memory_gib']} GiB; "
-        f"load before the run {machine['load_before']}; Python {machine['python']}, {versions}."
+        f"{load}Python {machine['python']}, {versions}."
     )
 
 

@@ -23,42 +23,19 @@ import tyro
 import yaml
 from machine import described as machine_described
 from machine import facts as machine_facts
-from results import RESULTS, goal, goals_table, publish, table
+from minitron_table import ARMS, NAMES, Arm, Run, described, goals, rows, with_earlier
+from results import RESULTS, publish
 from tyro.conf import Positional
 
 from nexus import quickstart
 from nexus.errors import UsageError
 from nexus.hub import ModelSource, load_model
 from nexus.products import bf16_over_fp32
-from nexus.results import Estimate, Evaluation, Heldout
+from nexus.results import Evaluation
 from nexus.students.pruned import Pruned
-
-GOALS = {101e6: {"forward_kl": 0.42, "perplexity": 1.28}, 80e6: {"forward_kl": 0.58}}
-"""What pruning and distilling is to reach in ten minutes, by target."""
 
 TIMED, UNTIMED = 6, 3
 """Steps of the run that says how many fit into the time, and how many of them do not count."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Where a student comes from, and what it learns from."""
-
-    begins: str
-    learns: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.begins}-{self.learns}"
-
-    @property
-    def title(self) -> str:
-        words = {"kd": "distilled", "ce": "cross-entropy", "random": "random weights"}
-        return f"{words.get(self.begins, self.begins)}, {words[self.learns]}"
-
-
-ARMS = tuple(Arm(begins, learns) for begins in ("pruned", "random") for learns in ("kd", "ce"))
-NAMES = tuple(arm.name for arm in ARMS)
 
 
 @dataclass(frozen=True)
@@ -74,6 +51,19 @@ class Plan:
     half: bool
     """Whether products are in bf16: where the processor is faster in it."""
     fixed_steps: int | None = None
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What runs must have in common to stand in one table."""
+        return {
+            "minutes": None if self.fixed_steps else self.minutes,
+            "steps": self.fixed_steps,
+            "learning_rate": self.learning_rate,
+            "random_learning_rate": self.random_learning_rate,
+            "tokens_per_step": self.tokens_per_step,
+            "sequence_length": self.sequence_length,
+            "precision": "bf16" if self.half else "fp32",
+        }
 
     def recipe(self, arm: Arm, target: float, seed: int, steps: int, output: str) -> dict[str, Any]:
         student: dict[str, Any] = {"kind": "pruned", "target_params": target}
@@ -150,56 +140,30 @@ class Plan:
         return steps
 
 
-@dataclass(frozen=True)
-class Row:
-    """One arm at one size, all seeds."""
-
-    target: float
-    arm: Arm
-    steps: int
-    tokens: int
-    parameters: int
-    runs: dict[int, Heldout]
-
-    def values(self, measure: str, model: str = "trained") -> list[float]:
-        return [self.estimate(run, measure, model).value for run in self.runs.values()]
-
-    @staticmethod
-    def estimate(heldout: Heldout, measure: str, model: str = "trained") -> Estimate:
-        if measure == "perplexity_ratio":
-            return heldout.perplexity_ratio[model]
-        quality = getattr(heldout, model)
-        found: Estimate = getattr(quality, measure)
-        return found
-
-    def cell(self, measure: str, digits: int, scale: float = 1.0, model: str = "trained") -> str:
-        """The mean over seeds, their range, and the first one's interval over documents."""
-        values = [scale * value for value in self.values(measure, model)]
-        first = self.estimate(next(iter(self.runs.values())), measure, model)
-        text = f"{statistics.mean(values):.{digits}f}"
-        if len(values) > 1:
-            text += f" [{min(values):.{digits}f}–{max(values):.{digits}f}]"
-        if first.low is not None and first.high is not None:
-            text += f" ({scale * first.low:.{digits}f}–{scale * first.high:.{digits}f})"
-        return text
-
-
-def rows(
-    plan: Plan, targets: Sequence[float], arms: Sequence[Arm], seeds: Sequence[int]
-) -> Iterator[Row]:
-    for target in targets:
-        steps = plan.steps(target)
-        for arm in arms:
-            found, parameters = {}, 0
-            for seed in seeds:
+def runs(
+    plan: Plan, targets: Sequence[float], arms: Sequence[Arm], seeds: Sequence[int], machine: str
+) -> Iterator[Run]:
+    """Train whatever is not trained yet: the first seed of all before the second of any."""
+    for seed in seeds:
+        for target in targets:
+            steps = plan.steps(target)
+            for arm in arms:
                 output = f"runs/{target / 1e6:.0f}M-{steps}-{arm.name}-{seed}"
-                measured = Evaluation.load(plan.run(plan.recipe(arm, target, seed, steps, output)))
+                place = plan.run(plan.recipe(arm, target, seed, steps, output))
+                measured = Evaluation.load(place)
                 if measured is None or measured.heldout is None:
-                    raise UsageError(f"{output} was not evaluated: delete it and try again")
-                found[seed] = measured.heldout
-                parameters = measured.size["student"].parameters
-            tokens = steps * plan.tokens_per_step
-            yield Row(target, arm, steps, tokens, parameters, found)
+                    raise UsageError(f"{place} was not evaluated: delete it and try again")
+                lines = (place / "metrics.jsonl").read_text().splitlines()
+                yield Run(
+                    target=target,
+                    arm=arm.name,
+                    seed=seed,
+                    tokens=steps * plan.tokens_per_step,
+                    parameters=measured.size["student"].parameters,
+                    minutes=sum(json.loads(line)["seconds"] for line in lines) / 60,
+                    machine=machine,
+                    heldout=measured.heldout,
+                )
 
 
 def main(
@@ -217,6 +181,9 @@ def main(
 ) -> None:
     """Run every arm at every size with every seed, and compare.
 
+    The table is written after every run. Runs of the same plan that it held before, of any machine,
+    stay in it.
+
     Args:
         folder: where the workspace is, or is to be.
         targets: parameters of the students.
@@ -232,75 +199,21 @@ def main(
     """
     if not (folder / "recipe.yaml").exists():
         quickstart.write(folder, lambda text: print(text, file=sys.stderr))
-    chosen = [arm for arm in ARMS if arm.name in arms]
     half = bf16_over_fp32(torch.device("cpu")) < 1
     plan = Plan(
         folder, minutes, learning_rate, random_learning_rate, tokens_per_step, sequence_length,
         half, steps,
     )  # fmt: skip
+    place = output or RESULTS / (f"minitron-{steps}" if steps else f"minitron-{minutes:g}min")
     machine = machine_facts()
-    found = list(rows(plan, targets, chosen, seeds))
-    goals = [
-        goal(f"{row.target / 1e6:.0f}M: {name.replace('_', ' ')}", statistics.mean(row.values(
-            "perplexity_ratio" if name == "perplexity" else name)), most=most)
-        for row in found if row.arm == ARMS[0] and minutes == 10 and steps is None
-        for name, most in GOALS.get(row.target, {}).items()
-    ]  # fmt: skip
-    facts = {
-        "machine": machine,
-        "seeds": seeds,
-        "minutes": minutes,
-        "precision": "bf16" if plan.half else "fp32",
-        "rows": [
-            {
-                "target": row.target, "arm": row.arm.name, "steps": row.steps, "tokens": row.tokens,
-                "parameters": row.parameters,
-                "heldout": {seed: each.model_dump() for seed, each in row.runs.items()},
-            }
-            for row in found
-        ],
-        "goals": goals,
-    }  # fmt: skip
-    place = output or RESULTS / f"minitron-{minutes:g}min"
-    publish(described(found, machine, plan, seeds, goals), facts, place)
-
-
-def described(
-    found: Sequence[Row], machine: dict[str, Any], plan: Plan, seeds: Sequence[int],
-    goals: Sequence[dict[str, Any]],
-) -> str:  # fmt: skip
-    heldout = next(iter(found[0].runs.values()))
-    header = [
-        "student", "parameters", "tokens", "KL at first", "KL to the teacher", "agreement, %",
-        "perplexity", "over the teacher's",
-    ]  # fmt: skip
-    lines = [
-        [
-            f"{row.target / 1e6:.0f}M {row.arm.title}", f"{row.parameters / 1e6:.1f}M",
-            f"{row.tokens:,}", row.cell("forward_kl", 2, model="untrained"),
-            row.cell("forward_kl", 3), row.cell("agreement", 1, 100),
-            row.cell("perplexity", 1), row.cell("perplexity_ratio", 2),
-        ]
-        for row in found
-    ]  # fmt: skip
-    return "\n".join(
-        [
-            "# Pruned and distilled, or begun from nothing: equally many tokens", "",
-            machine_described(machine), "",
-            f"{_length(plan)}; seeds "
-            f"{', '.join(map(str, seeds))}. {heldout.documents} held-out documents, "
-            f"{heldout.tokens:,} tokens. Mean over seeds [range] (the first seed's 95 % interval "
-            "over documents).", "",
-            table(header, lines), "",
-            *([goals_table(goals)] if goals else []),
-        ]
-    )  # fmt: skip
-
-
-def _length(plan: Plan) -> str:
-    if plan.fixed_steps is not None:
-        return f"{plan.fixed_steps} steps"
-    return f"{plan.minutes:g} minutes of training for the pruned and distilled student"
+    del machine["load_before"]  # else runs of one machine would seem to be of several
+    chosen = [arm for arm in ARMS if arm.name in arms]
+    found: list[Run] = []
+    for run in runs(plan, targets, chosen, seeds, machine_described(machine)):
+        found.append(run)
+        every = with_earlier(found, plan.shared, place.with_suffix(".json"))
+        facts = {"plan": plan.shared, "runs": [each.facts() for each in every]}
+        publish(described(every), facts | {"goals": goals(rows(every))}, place)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import runpy
 from pathlib import Path
 
 from minitron import main
+from minitron_table import with_earlier
 
 WORKSPACE = runpy.run_path(str(Path(__file__).parents[1] / "workspace.py"))
 
@@ -14,19 +15,21 @@ WORKSPACE = runpy.run_path(str(Path(__file__).parents[1] / "workspace.py"))
 def test_arms_differ_in_what_they_are_called_by(tmp_path: Path) -> None:
     WORKSPACE["write_workspace"](tmp_path)
     target = 45_000.0
-    arms = ("pruned-kd", "random-ce")
-    for _ in range(2):  # the second time nothing is trained
+    arms = ("pruned-kd", "random-kd", "random-ce")
+    for some in (("pruned-kd", "random-ce"), ("random-kd",)):  # one table of both
         main(
-            tmp_path, targets=(target,), seeds=(0,), arms=arms, tokens_per_step=512,
+            tmp_path, targets=(target,), seeds=(0,), arms=some, tokens_per_step=512,
             sequence_length=128, steps=4,
             output=tmp_path / "table",
         )  # fmt: skip
-    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    known = json.loads((tmp_path / "table.json").read_text())
+    assert with_earlier([], known["plan"] | {"steps": 5}, tmp_path / "table.json") == []
+    rows = known["runs"]
     assert [row["arm"] for row in rows] == list(arms)
     assert {row["tokens"] for row in rows} == {4 * 512}
     assert all(abs(row["parameters"] / target - 1) <= 0.02 for row in rows)
-    assert rows[0]["parameters"] == rows[1]["parameters"]
-    pruned, random = (row["heldout"]["0"]["untrained"] for row in rows)
+    assert len({row["parameters"] for row in rows}) == 1
+    pruned, random, _ = (row["heldout"]["untrained"] for row in rows)
     assert pruned["forward_kl"]["value"] < random["forward_kl"]["value"]
     for arm, kind, objective in (
         ("pruned-kd", "pruned", "output"),

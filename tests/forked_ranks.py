@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import traceback
 from typing import Any, NoReturn
 
 from torch._C._distributed_c10d import TCPStore
+from tqdm import tqdm
 
 import nexus.pipeline  # noqa: F401  (takes seconds, once)
 from nexus.__main__ import main as nexus_main
 
 HOST = "127.0.0.1"
+
+tqdm.set_lock(threading.RLock())
+"""Not the usual one, which all forks share: one killed while it holds it would stop the rest."""
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from tqdm import tqdm
 
 from nexus import cli, durable
 from nexus.launch import MARK
@@ -29,6 +32,9 @@ TESTS = Path(__file__).parent
 CHANGES = ["train.steps=12", "train.save_every=2", "evaluate.samples=0"]
 PATIENCE = 60.0
 TERM, INT, USER = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+
+tqdm.set_lock(threading.RLock())
+"""Not the usual one, which all forks share: one killed while it holds it would stop the rest."""
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,25 @@ def test_a_lock_that_was_given_back_while_it_was_opened_is_no_lock(
     assert not run.exists()
 
 
+def test_who_made_the_file_has_it_though_another_looked_at_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process opens the new file, locks it, finds it empty and lets go of it.
+
+    To see it fail: in `_attempt`, forget what was made before. Then both wait for a name.
+    """
+    real, waits = lock._lock, iter(range(2))
+
+    def looked_at(descriptor: int) -> bool:
+        monkeypatch.setattr(lock, "_lock", real)
+        return False
+
+    monkeypatch.setattr(lock, "_lock", looked_at)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: next(waits))
+    with acquire(tmp_path / "run"):
+        pass
+
+
 def test_a_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
     """A network file system may not tell whether its process is alive."""
     leave(tmp_path / "run", host="elsewhere", boot="its own", pid=7)

@@ -192,25 +192,32 @@ def refuse_foreign(run: Path) -> None:
 
 
 def _acquired(real: Path, run: Path, say: Callable[[str], None]) -> Lock:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    begin, made = time.monotonic(), set[tuple[int, int]]()
     while True:
         refuse_foreign(run)
-        late = time.monotonic() > deadline
+        waited = time.monotonic() - begin
         # The directory may vanish in between, when the process that made it takes it back.
         with suppress(FileNotFoundError):
             real.mkdir(parents=True, exist_ok=True)
-            lock = _attempt(real, run, say, late)
+            lock = _attempt(real, run, say, made, late=waited > PATIENCE_SECONDS)
             if lock is not None:
                 return lock
-        if late:
+        # Twice, since whoever took a nameless lock because it was late has to say its name, too.
+        if waited > 2 * PATIENCE_SECONDS:
             raise Busy(f"{run} is locked by a process that does not say who it is. {_remedy(run)}")
         time.sleep(0.02)
 
 
-def _attempt(real: Path, run: Path, say: Callable[[str], None], late: bool) -> Lock | None:
-    """The lock, or nothing if it is to be tried again."""
+def _attempt(
+    real: Path, run: Path, say: Callable[[str], None], made: set[tuple[int, int]], late: bool
+) -> Lock | None:
+    """The lock, or nothing if it is to be tried again. What was created is added to `made`."""
     descriptor, created = _opened(real / FILE_NAME)
     try:
+        status = os.fstat(descriptor)
+        file = (status.st_dev, status.st_ino)
+        if created:
+            made.add(file)
         free = _lock(descriptor)
         if not _is_at(real / FILE_NAME, descriptor):
             return None
@@ -221,7 +228,7 @@ def _attempt(real: Path, run: Path, say: Callable[[str], None], late: bool) -> L
                 f"`output`.{'' if holder.is_of_this_machine else ' ' + _remedy(run)}"
             )
         # An empty file that is not ours: somewhere a process is about to write its name into it.
-        if not free or (holder is None and not created and not late):
+        if not free or (holder is None and file not in made and not late):
             return None
         _write(descriptor)
         lock, descriptor = Lock(real, descriptor), -1

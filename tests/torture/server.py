@@ -9,6 +9,7 @@ import random
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,11 +17,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 HELD = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 """Kept back until the child listens to them. Before, they are those of a Python that starts."""
 PATIENCE = 120.0
 
 _DIE_WITH_PARENT = 1
+
+tqdm.set_lock(threading.RLock())
+"""Not the usual one, which all forks share: one killed while it holds it would stop the rest."""
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,38 @@ def test_a_halt_that_native_code_swallows_is_raised_again(program: Program) -> N
     assert (started.returncode, out, said) == (0, "SIGUSR1\n", "")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of GNU's C++ library")
+@pytest.mark.parametrize(
+    ("sent", "code"), [(True, Interrupted.exit_code), (False, -signal.SIGABRT)]
+)
+def test_a_halt_in_native_code_that_lets_nothing_through_ends_resumably(
+    program: Program, sent: bool, code: int
+) -> None:
+    """C++ calls `std::terminate` then, which aborts, as it still does without a signal.
+
+    To see it fail: let `_mind_native_code` return at once.
+    """
+    started = program(
+        f"""
+        import ctypes
+        native = ctypes.CDLL("libstdc++.so.6")
+        PROCESS.listen()
+        with PROCESS.promptly():
+            try:
+                print("ready", flush=True)
+                time.sleep(60 if {sent} else 0)
+            except Halt:
+                pass
+            native._ZSt9terminatev()
+        """
+    )
+    if sent:
+        started.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=SOON)
+    assert started.returncode == (Interrupted.exit_code if sent else -signal.SIGABRT)
+    assert ("Run the same command again to continue" in said) == sent
+
+
 BUSY = """
     import ctypes
     def forever():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -71,9 +72,16 @@ class Stopping:
     def __call__(self) -> bool:
         return self._asked
 
+    @property
+    def is_unwinding(self) -> bool:
+        """Whether a `Halt` is on its way out."""
+        return self._asked and self._manner is Manner.UNWIND and bool(self._before)
+
     @contextmanager
     def promptly(self) -> Iterator[None]:
         """Inside, a signal raises `Halt`."""
+        if self is PROCESS:
+            _mind_native_code()
         with self._behaving(Manner.UNWIND):
             yield
 
@@ -188,6 +196,35 @@ class Stopping:
 
 PROCESS = Stopping()
 """The one that has this process's signals, once the command line listens."""
+
+
+_CALLED_BY_NATIVE_CODE = ctypes.CFUNCTYPE(None)
+_minded: list[object] = []
+"""What native code was told to call, which must not be collected."""
+
+
+def _mind_native_code() -> None:
+    """Leave resumably, too, where a `Halt` meets C++ that lets no exception through.
+
+    Such code ends the program by `std::terminate`, which aborts. It can be told what to call.
+    """
+    name = "libstdc++.so.6"
+    if _minded or not sys.platform.startswith("linux"):
+        return
+    try:
+        library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        return  # no such code is there
+
+    def ended() -> None:
+        if PROCESS.is_unwinding:
+            leave("stopped in the middle of native code")
+        _CALLED_BY_NATIVE_CODE(before)()
+
+    set_terminate = library._ZSt13set_terminatePFvvE
+    set_terminate.restype = ctypes.c_void_p
+    _minded.append(_CALLED_BY_NATIVE_CODE(ended))
+    before = set_terminate(_minded[0])
 
 
 def leave(why: str) -> NoReturn:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nexus.errors import UsageError
 from nexus.prune import kept_tokens, ranking_table
-from nexus.pruned import Cut, prune_checkpoint
+from nexus.pruned import Cut, prune_checkpoint, searching
 from nexus.students.ranking import Search
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
@@ -126,6 +126,19 @@ def test_a_mistake_is_one_line_and_writes_nothing(
         prune_checkpoint(cut(workspace, "never", **settings), lambda text: None)
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert not (workspace / "never").exists()
+
+
+@pytest.mark.parametrize("given", [(16, None), (None, 9_000)])
+def test_what_is_said_of_a_search_that_is_not_asked_for_is_refused(
+    given: tuple[int | None, int | None],
+) -> None:
+    with pytest.raises(UsageError, match="there is none: add --search"):
+        searching(False, *given)
+    found = searching(True, *given)
+    assert found is not None and found == Search(
+        candidates=given[0] or Search().candidates, tokens=given[1] or Search().tokens
+    )
+    assert searching(False, None, None) is None
 
 
 @pytest.mark.parametrize("settings", [{"target_params": 1e9}, {"target": 0.5, "multiple": 0}])

@@ -31,7 +31,7 @@ from nexus.milestones import (
     student_folder,
 )
 from nexus.recipe.schema import Stage
-from nexus.scene import CALIBRATION_TOKENS, Scene, decided, move
+from nexus.scene import CALIBRATION_TOKENS, PRUNING, Scene, decided, move
 from nexus.students import AnyStudent
 from nexus.teachers.local import LocalTeacher
 from nexus.training.space import weight_bytes
@@ -128,18 +128,24 @@ def _cut(scene: Scene, number: int, batches: Batches, folder: Path, say: Say) ->
     text = batches.beginning(tokens, first_row(scene.recipe, number))
     looked_at = (batch.to(scene.parallel.device) for batch in text)
     try:
-        smaller = _built(stage.student, larger, looked_at, scene, say)
+        smaller = _built(scene, stage, stage.student, larger, looked_at, say)
     except UsageError as error:
         raise UsageError(f"stage '{stage.name}': {error}") from None
     _save(scene, smaller, folder, stage)
 
 
 def _built(
-    student: AnyStudent, larger: PreTrainedModel, text: Iterable[Batch], scene: Scene, say: Say
+    scene: Scene,
+    stage: Stage,
+    student: AnyStudent,
+    larger: PreTrainedModel,
+    text: Iterable[Batch],
+    say: Say,
 ) -> PreTrainedModel:
+    given = (larger, text, scene.folder, scene.recipe.seed)
     if student.kind == "pruned":
-        return student.build(larger, text, scene.folder, scene.recipe.seed, say=say)
-    return student.build(larger, text, scene.folder, scene.recipe.seed)
+        return student.build(*given, place(scene.run, stage) / PRUNING, say)
+    return student.build(*given)
 
 
 def _save(scene: Scene, student: PreTrainedModel, folder: Path, stage: Stage) -> None:

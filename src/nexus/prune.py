@@ -32,8 +32,8 @@ def prune(
     aggregate: tuple[str, ...] = ("mean", "l2"),
     scores: Path | None = None,
     search: bool = False,
-    candidates: int = 8,
-    search_tokens: int = 200_000,
+    candidates: int | None = None,
+    search_tokens: int | None = None,
     json: bool = False,
 ) -> None:
     """Cut a model to any size: its most important layers, channels, neurons and heads.
@@ -51,8 +51,9 @@ def prune(
             is milliseconds a token, measured on this machine.
         shape: Or the very shape: neurons=896 layers=24.
         text: Files of calibration text (JSONL or parquet); without, the model writes its own.
-        vocabulary: How many tokens to keep, those that the text uses most first, or used: as many
-            as it uses. Needs a byte-pair tokenizer, which gets smaller with the model.
+        vocabulary: How many tokens to keep, those that the text uses most first, or used: all that
+            it uses and what they are made of. Needs a byte-pair tokenizer, which gets smaller with
+            the model.
         heldout: Files of other text, to measure how many more tokens it takes then.
         strategy: How importance is told: activation, weighted, taylor, magnitude, random or
             reversed.
@@ -66,8 +67,8 @@ def prune(
             or variance each.
         scores: A file to keep importance in, or to take it from, for any other target.
         search: Tell several shapes for the target apart by short distillation on the text.
-        candidates: How many shapes are tried.
-        search_tokens: How many tokens are distilled in all, over all candidates.
+        candidates: How many shapes a search tries; 8 unless given.
+        search_tokens: How many tokens it distils in all, over all candidates; 200,000 unless given.
         json: Print one JSON object instead of a line.
     """
     from nexus.pruned import Cut, prune_checkpoint, searching

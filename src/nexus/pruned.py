@@ -134,13 +134,18 @@ def prune_checkpoint(asked: Cut, say: Say) -> dict[str, Any]:
     return facts
 
 
-def searching(asked: bool, candidates: int, tokens: int) -> Search | None:
+def searching(asked: bool, candidates: int | None, tokens: int | None) -> Search | None:
     """The search that the command names, if it names one.
 
     Raises:
-        UsageError: for fewer than two candidates, or too few tokens.
+        UsageError: for fewer than two candidates, too few tokens, or either without a search.
     """
-    return Search.parse({"candidates": candidates, "tokens": tokens}) if asked else None
+    given = {"candidates": candidates, "tokens": tokens}
+    named = {name: value for name, value in given.items() if value is not None}
+    if named and not asked:
+        option = "--candidates" if candidates is not None else "--search-tokens"
+        raise UsageError(f"{option} is of a search, but there is none: add --search")
+    return Search.parse(named) if asked else None
 
 
 def _known(

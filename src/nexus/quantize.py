@@ -25,7 +25,7 @@ def quantize(
     """Write a model with the weights of its linear layers in few bits.
 
     What comes out loads wherever Nexus loads a model, and, where compressed-tensors is installed,
-    with plain from_pretrained and in vLLM. Embeddings and head stay as they are.
+    with plain from_pretrained. Embeddings and head are not put into few bits.
 
     Example: nexus quantize runs/half/student --bits 4 --text train.jsonl --out half-int4
 

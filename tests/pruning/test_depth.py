@@ -262,7 +262,7 @@ def test_equal_influence_keeps_the_lower_layer(rows: Rows) -> None:
 
 
 def test_influence_needs_data(rows: Rows) -> None:
-    with pytest.raises(UsageError, match="training data.*evenly_spaced"):
+    with pytest.raises(UsageError, match="measures layers on text.*evenly_spaced"):
         Layers(count=2).choose(tiny("llama"), [])
 
 

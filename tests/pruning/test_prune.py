@@ -22,6 +22,7 @@ from nexus.pruning.prune import another_order, prune
 from nexus.pruning.search import AXES
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import cut
+from nexus.pruning.target import Target
 from nexus.ties import is_tied
 
 SLICING = runpy.run_path(str(Path(__file__).with_name("test_slice.py")))
@@ -142,6 +143,26 @@ def test_it_says_what_it_is_doing(rows: Rows) -> None:
     assert said[0] == "measuring importance (activation)"
     begun = dict.fromkeys(each.split()[0] for each in said)
     assert list(begun) == ["measuring", "cutting", "refitting"]
+
+
+def test_time_is_told_in_the_type_of_the_model_that_is_cut(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a run the teacher may be in bfloat16, and its student is trained in float32.
+
+    To see it fail: in latency.Latency.measure, make the smaller model in float32.
+    """
+    timed: list[torch.dtype] = []
+
+    def clock(model: Any) -> float:
+        timed.append(model.dtype)
+        return count(model) * 1e-9
+
+    monkeypatch.setattr("nexus.pruning.latency.seconds_a_token", clock)
+    model = tiny("llama").bfloat16()
+    target = Target(0.8, "latency")
+    made = prune(model, [rows(9)], target=target, multiple=2, dtype=torch.float32)
+    assert made.model.dtype == torch.float32 and set(timed) == {torch.bfloat16}
 
 
 def test_a_target_or_a_shape_and_not_both(rows: Rows) -> None:

@@ -45,3 +45,7 @@ def test_of_anything_else_they_are_refused_in_one_line(small: Small, tmp_path: P
         with pytest.raises(UsageError) as caught:
             scored(one, looked_at, path, **settings)
         assert said in str(caught.value) and "\n" not in str(caught.value)
+        found = scored(one, looked_at, path, anew=True, **settings)
+        assert found.digest == scored(one, looked_at, None, **settings).digest
+        path.unlink()
+        scored(model, text, path)

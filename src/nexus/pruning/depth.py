@@ -80,13 +80,14 @@ def block_influence(model: PreTrainedModel, calibration: Iterable[Batch]) -> Flo
             hook.remove()
     if tokens == 0:
         raise UsageError(
-            "pick: block_influence measures the teacher's layers on training data, but there is "
-            "none. Add data, or choose evenly_spaced."
+            "block_influence measures layers on text, but there is none. Add text, or, for a "
+            "student of kind 'layers', pick: evenly_spaced"
         )
     if bool((counts != tokens).any()):
         raise UsageError(
-            f"pick: block_influence could not watch every layer of {type(model).__name__}. Build "
-            "the student before the teacher's layers are compiled, or choose evenly_spaced."
+            f"block_influence could not watch every layer of {type(model).__name__}. Make the "
+            "student before the teacher's layers are compiled, or, for one of kind 'layers', pick: "
+            "evenly_spaced"
         )
     return (sums / tokens).float()
 

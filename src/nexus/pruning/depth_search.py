@@ -171,8 +171,8 @@ class Deletions:
         self.targets = sum(int(batch.target_count) for batch in self._batches)
         if not self.targets:
             raise UsageError(
-                "The choice of layers by perplexity needs calibration text with something to "
-                "predict, but there is none. Add text, or choose block_influence"
+                "The choice of layers by what the text loses needs calibration text with something "
+                "to predict, but there is none. Add text, or leave depth out: importance decides"
             )
 
     @torch.no_grad()

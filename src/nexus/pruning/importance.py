@@ -115,7 +115,8 @@ class Scores:
                 raise UsageError(
                     f"The importance scores in {path} were measured with other "
                     f"{'weights' if kind == 'model' else 'data'} ({facts[kind][:12]}, not "
-                    f"{wanted[:12]}): remove the file, or name another, to measure anew"
+                    f"{wanted[:12]}): give those that it was measured with, or name another file, "
+                    "to measure anew"
                 )
         layered: dict[str, dict[int, Tensor]] = {name: {} for name in _BY_LAYER}
         for name, value in tensors.items():

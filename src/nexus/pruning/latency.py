@@ -37,6 +37,7 @@ Stopwatch = Callable[[PreTrainedModel], float]
 class Latency:
     """Milliseconds that a token takes to be written, one text at a time, with a KV cache.
 
+    Both are timed in the type of the model itself, whatever the smaller one is trained in.
     A few shapes are measured with random weights, each in turns with the model itself so that
     what else the machine does hits both alike. Between them the time of a token is
 
@@ -55,7 +56,6 @@ class Latency:
         *,
         multiple: int = 32,
         axes: Collection[Axis] = AXES,
-        dtype: torch.dtype | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         """Measure the model and up to five smaller shapes: some sixty tokens of both for each.
@@ -65,7 +65,6 @@ class Latency:
             family: its row.
             multiple: of which neurons and hidden channels are multiples.
             axes: which sizes may change.
-            dtype: of the smaller model; the model's own if not given.
             stopwatch: what tells the time; the machine's clock unless a test has its own.
 
         Raises:
@@ -77,7 +76,6 @@ class Latency:
                 "no text. Choose the budget parameters, bytes or flops"
             )
         self._model, self._family = model, family
-        self._dtype = dtype or model.dtype
         self._stopwatch = stopwatch or seconds_a_token
         self._flops = Budget(model, family, "flops")
         self._correction = 1.0
@@ -106,7 +104,7 @@ class Latency:
 
     def measure(self, sizes: Sizes) -> float:
         """Milliseconds per token at a shape, really measured; the fit goes through it then."""
-        small = _random(blank(self._model, self._family, sizes, self._dtype))
+        small = _random(blank(self._model, self._family, sizes, self._model.dtype))
         pair = (self._model, small)
         own: list[float] = []
         shares: list[float] = []

@@ -36,14 +36,15 @@ def own_text(
     """
     if not model.can_generate():
         raise UsageError(
-            f"{type(model).__name__} cannot write its own calibration text: pass calibration_data="
+            f"{type(model).__name__} cannot write its own calibration text: give some "
+            "(--text, or calibration_data= in Python)"
         )
     ends = _ids(model, "eos_token_id")
     begin = [*_ids(model, "bos_token_id"), *ends][:1]
     if not begin:
         raise UsageError(
             "the teacher has neither a beginning- nor an end-of-sequence token to write its own "
-            "calibration text from: pass calibration_data="
+            "calibration text from: give some (--text, or calibration_data= in Python)"
         )
     length = min(length, context_limit(model.config) or length)
     batches: list[Batch] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,9 +107,9 @@ def prune(
         sizes = aim
     else:
         goal = aim if isinstance(aim, Target | Met) else Target(aim)
-        settings: Any = {"multiple": multiple, "axes": axes, "dtype": dtype}
-        met = goal if isinstance(goal, Met) else meet(goal, model, family, **settings)
-        sizes = met.sizes
+        if isinstance(goal, Target):
+            goal = meet(goal, model, family, multiple=multiple, axes=axes)
+        met, sizes = goal, goal.sizes
     held = list(batches)
     give_back()  # what measuring left
     findings = [_nothing(model), _order(model)]

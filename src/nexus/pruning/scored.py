@@ -24,6 +24,7 @@ def scored(
     strategy: Strategy = "activation",
     aggregate: tuple[Aggregate, Aggregate] = ("mean", "l2"),
     seed: int = 0,
+    anew: bool = False,
     say: Say = lambda text: None,
 ) -> Scores:
     """The scores in a file, or measured and written to it.
@@ -38,6 +39,7 @@ def scored(
         strategy: what importance is.
         aggregate: over the tokens of a row, and over rows.
         seed: of `random`.
+        anew: measure where the file is of something else, in place of refusing it.
         say: told in a sentence what begins.
 
     Raises:
@@ -50,12 +52,17 @@ def scored(
     of_model = fingerprint.of_model(model)
     of_text = fingerprint.of_text(batches) if batches and strategy not in WITHOUT_DATA else ""
     if path.exists():
-        found = Scores.load(
-            path, model_fingerprint=of_model, data_fingerprint=of_text if batches else None
-        )
-        _require(found, path, strategy, aggregate)
-        say(f"importance as in {path}")
-        return found
+        try:
+            found = Scores.load(
+                path, model_fingerprint=of_model, data_fingerprint=of_text if batches else None
+            )
+            _require(found, path, strategy, aggregate)
+        except UsageError:
+            if not anew:
+                raise
+        else:
+            say(f"importance as in {path}")
+            return found
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"model": of_model, "data": of_text, "strategy": strategy}
     progress = Progress(

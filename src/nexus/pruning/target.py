@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from transformers import PreTrainedModel
 
 from nexus.errors import UsageError
@@ -37,7 +36,6 @@ class Target:
         *,
         multiple: int = 32,
         axes: Collection[Axis] = AXES,
-        dtype: torch.dtype | None = None,
     ) -> Cost:
         """What counts the budget. Latency is measured for it; a model on the meta device has none,
         and its FLOPs stand in for it.
@@ -49,7 +47,7 @@ class Target:
             return Budget(model, family, self.budget)
         if model.device.type == "meta":
             return Budget(model, family, "flops")
-        return Latency(model, family, multiple=multiple, axes=axes, dtype=dtype)
+        return Latency(model, family, multiple=multiple, axes=axes)
 
     def value(self, cost: Cost, before: Sizes) -> float:
         """In the budget's unit."""
@@ -105,7 +103,6 @@ def meet(
     *,
     multiple: int = 32,
     axes: Collection[Axis] = AXES,
-    dtype: torch.dtype | None = None,
 ) -> Met:
     """The best guess of a shape for a target; the shape of a latency is measured.
 
@@ -115,13 +112,12 @@ def meet(
         family: its row.
         multiple: neurons and hidden channels are multiples of it.
         axes: which sizes may change.
-        dtype: of the smaller model; the model's own if not given.
 
     Raises:
         UsageError: The target cannot be met; the nearest shape is named.
     """
     before = Sizes.of(model.config, family)
-    cost = target.cost(model, family, multiple=multiple, axes=axes, dtype=dtype)
+    cost = target.cost(model, family, multiple=multiple, axes=axes)
     whole, wanted = cost(before), target.value(cost, before)
 
     def shape(amount: float) -> Sizes:

@@ -68,6 +68,7 @@ def make(
     *,
     scores: Path | None = None,
     workspace: Path | None = None,
+    anew: bool = False,
     dtype: torch.dtype | None = None,
     say: Say = lambda text: None,
 ) -> Cut:
@@ -80,6 +81,7 @@ def make(
         plan: how.
         scores: the file of importance scores, there already or not.
         workspace: where a search keeps what it measured.
+        anew: measure importance where the file is of something else, in place of refusing it.
         dtype: of the student.
         say: told in a sentence what begins.
 
@@ -89,12 +91,12 @@ def make(
     looked_at, rest = apart(text, plan.tokens)
     found = scored(
         model, looked_at, scores, strategy=plan.strategy, aggregate=plan.aggregate,
-        seed=plan.seed, say=say,
+        seed=plan.seed, anew=anew, say=say,
     )  # fmt: skip
     ranking: Ranking | None = None
     goal: Met | Target | Sizes = aim
     if isinstance(aim, Target):
-        goal, ranking = _shape(model, found, looked_at, rest, aim, plan, workspace, dtype, say)
+        goal, ranking = _shape(model, found, looked_at, rest, aim, plan, workspace, say)
     pruned = prune(
         model, looked_at, target=goal if isinstance(goal, Met) else None,
         sizes=goal if isinstance(goal, Sizes) else None, strategy=plan.strategy, depth=plan.depth,
@@ -122,7 +124,6 @@ def _shape(
     target: Target,
     plan: Plan,
     workspace: Path | None,
-    dtype: torch.dtype | None,
     say: Say,
 ) -> tuple[Met, Ranking | None]:
     """The shape for a target: the best guess, or the best of a search."""
@@ -131,8 +132,8 @@ def _shape(
     if target.budget == "latency":
         say("timing how long a token takes at a few shapes")
     if plan.search is None:
-        return meet(target, model, family, dtype=dtype, **limits), None
-    cost = target.cost(model, family, dtype=dtype, **limits)
+        return meet(target, model, family, **limits), None
+    cost = target.cost(model, family, **limits)
     before = Sizes.of(model.config, family)
     wanted, whole = target.value(cost, before), cost(before)
     candidates = shortlist(
@@ -140,7 +141,7 @@ def _shape(
     )
     if len(candidates) == 1:
         say("search: only one shape meets the target, so there is nothing to choose")
-        return meet(target, model, family, dtype=dtype, **limits), None
+        return meet(target, model, family, **limits), None
     with _folder(workspace) as folder:
         ranking = rank(
             model, scores, candidates, text, plan.search, calibration=calibration,

@@ -220,6 +220,7 @@ class Pruned(Spec):
             self.plan(seed),
             scores=None if workspace is None else workspace / SCORES,
             workspace=None if workspace is None else workspace / "search",
+            anew=True,
             dtype=torch.float32,
             say=say,
         )

@@ -43,6 +43,29 @@ def test_what_cannot_be_is_refused(model: Any, asked: dict[str, int]) -> None:
         quantize(model, **asked)  # type: ignore[arg-type]
 
 
+def test_text_makes_grids_fit_what_enters_the_layers() -> None:
+    """A few inputs are strong: fitted, what leaves the layers is nearer to what it was.
+
+    To see it fail: in quantizer.quantize, hand on no text.
+    """
+    model = TINY["make_model"](layers=1, seed=1)
+    with torch.no_grad():
+        for norm in (
+            model.model.layers[0].input_layernorm,
+            model.model.layers[0].post_attention_layernorm,
+        ):
+            norm.weight[::8] *= 30
+    torch.manual_seed(0)
+    ids = torch.randint(0, model.config.vocab_size, (1, 1024))
+    exact, apart = model(ids).logits, {}
+    for name, data in (("rounded", None), ("fitted", [ids])):
+        few = quantize(model, bits=3, group_size=32, calibration_data=data)
+        apart[name] = float((few(ids).logits - exact).norm().detach())
+    assert apart["fitted"] < 0.9 * apart["rounded"]
+    with pytest.raises(UsageError, match="3 tokens, less than one sequence.* counts alike"):
+        quantize(model, bits=4, calibration_data=[torch.arange(3)])
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_adapters_are_merged_first(model: Any) -> None:
     peft = pytest.importorskip("peft")

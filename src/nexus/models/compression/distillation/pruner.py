@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nexus.batch import Batch
-from nexus.data.loader import from_padded
 from nexus.errors import UsageError
+from nexus.models.compression.distillation.text import rows_of_text
 from nexus.pruning.depth_search import depth_strategy_named
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import STRATEGIES, WITHOUT_DATA, Strategy
@@ -26,13 +25,12 @@ from nexus.pruning.watching import Aggregate
 from nexus.students.cutting import Plan, make
 from nexus.students.narrowed import Narrowed, narrowed
 from nexus.students.ranking import Ranking, Search
-from nexus.window import context_limit
 
 IMPORTANCE = "importance"
 """The specification's name for what measures best, activations."""
 
-SEQUENCE = 512
-"""Tokens of a row, unless the teacher takes fewer positions."""
+WITHOUT = "the teacher writes its own"
+"""What happens where no calibration data is given."""
 
 
 class MinitronPruner:
@@ -117,7 +115,9 @@ class MinitronPruner:
             )
         self._data, self._tokenizer = calibration_data, tokenizer
         self._batches = (
-            None if calibration_data is None else _batches(calibration_data, tokenizer, teacher)
+            None
+            if calibration_data is None
+            else rows_of_text(calibration_data, tokenizer, teacher, without=WITHOUT)
         )
 
     def prune_and_create_student(self) -> PreTrainedModel:
@@ -135,7 +135,7 @@ class MinitronPruner:
                 return cut(teacher, Kept(), dtype=self.dtype)
             target = target.absolute(self.teacher, family_of(teacher))
             tokenizer = self.narrowed.vocabulary.tokenizer
-            batches = _batches(self._texts(), tokenizer, teacher)
+            batches = rows_of_text(self._texts(), tokenizer, teacher, without=WITHOUT)
         if target is None:
             raise UsageError("there is no target: pass target_params= or target=")
         if target.budget != "latency":  # before anything is written or read
@@ -198,35 +198,6 @@ def _search(
     if isinstance(asked, Search):
         return asked
     return Search.parse({} if isinstance(asked, bool) else dict(asked), where="search")
-
-
-def _batches(
-    data: Sequence[str] | Sequence[Tensor],
-    tokenizer: PreTrainedTokenizerBase | None,
-    teacher: PreTrainedModel,
-) -> list[Batch]:
-    """Rows of whole sequences, the texts one behind the other; what is left over is dropped."""
-    length = min(SEQUENCE, context_limit(teacher.config) or SEQUENCE)
-    ids: list[Tensor] = []
-    for number, one in enumerate(data):
-        if isinstance(one, str) and tokenizer is None:
-            raise UsageError("calibration_data holds texts: pass tokenizer= as well, or token ids")
-        found: Any = cast(Any, tokenizer)(one)["input_ids"] if isinstance(one, str) else one
-        tokens = torch.as_tensor(found).flatten().cpu()
-        if tokens.is_floating_point():
-            raise UsageError(
-                f"calibration_data[{number}] is a tensor of {tokens.dtype}: give token ids or texts"
-            )
-        ids.append(tokens.long())
-    stream = torch.cat(ids) if ids else torch.empty(0, dtype=torch.long)
-    if len(stream) < length:
-        raise UsageError(
-            f"calibration_data holds {len(stream)} tokens, less than one sequence of {length}: "
-            "give more text (about 25,000 tokens), or none, and the teacher writes its own"
-        )
-    rows = stream[: len(stream) // length * length].view(-1, length)
-    vocabulary = teacher.config.get_text_config().vocab_size
-    return [from_padded(some, vocabulary=vocabulary) for some in torch.split(rows, 4)]
 
 
 def _say(text: str) -> None:

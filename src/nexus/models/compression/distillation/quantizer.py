@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nexus.adapters import merged
+from nexus.calibration import TOKENS, calibrated
 from nexus.errors import UsageError
-from nexus.quantization import quantize as core
+from nexus.models.compression.distillation.text import rows_of_text
 from nexus.quantization.scheme import scheme_of
+from nexus.students.cutting import apart
 
 
 def quantize(
@@ -23,6 +26,8 @@ def quantize(
     group_size: int | Literal["row"] | None = None,
     symmetric: bool = True,
     dtype: torch.dtype | None = None,
+    calibration_data: Sequence[str] | Sequence[Tensor] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreTrainedModel:
     """The model with the weights of its linear layers in few bits; embeddings and head stay.
 
@@ -39,15 +44,25 @@ def quantize(
         symmetric: whether grids lie around zero.
         dtype: of all that is not quantised; the model's if not given. Decoding is fastest in
             bfloat16.
+        calibration_data: texts, which need a tokenizer, or tensors of token ids. The first 8,000
+            tokens say how strong each input of a layer is, and the error below eight bits is
+            smaller for it; without, every input counts alike.
+        tokenizer: the model's.
 
     Raises:
-        UsageError: There is no such scheme, nothing can be quantised like this, or it is already.
+        UsageError: There is no such scheme, nothing can be quantised like this, it is already, or
+            the data cannot be used.
     """
     wanted = scheme_of(bits, scheme, group_size, symmetric)
     plain = merged(model)
     if not isinstance(plain, PreTrainedModel):
         raise UsageError(f"{type(model).__name__} is no transformers model: pass a PreTrainedModel")
-    found = core.quantize(plain, wanted, dtype=dtype)
+    text = None
+    if calibration_data is not None:
+        without = "every input of a layer counts alike"
+        text = rows_of_text(calibration_data, tokenizer, plain, without=without)
+        text = [batch.to(plain.device) for batch in apart(text, TOKENS)[0]]
+    found = calibrated(plain, wanted, text, dtype)
     if found.left_out:
         names = "; ".join(f"{name}: {why}" for name, why in found.left_out.items())
         warnings.warn(f"not quantised: {names}", stacklevel=2)

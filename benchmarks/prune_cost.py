@@ -25,6 +25,7 @@ from machine import facts as machine_facts
 from material import write_teacher
 from resident import forget_peak, peak_mib, settle
 from results import RESULTS, goal, goals_table, publish, spread, table
+from subject import subject
 from tyro.conf import Positional
 
 from nexus.hub import ModelSource, load_model, load_tokenizer
@@ -140,7 +141,7 @@ def main(
         goal("importance over a plain pass", middle["importance"] / middle["plain"], most=MOST_TIME)
     )
     facts = {
-        "machine": machine, "model": model.name, "dtype": dtype, "model_mib": own,
+        "machine": machine, "model": subject(model), "dtype": dtype, "model_mib": own,
         "batch_mib": batch, "peak_mib": peaks, "seconds": seconds, "goals": goals,
     }  # fmt: skip
     lines = [["the model's parameters", f"{own:,.0f}", "–"], ["a batch", f"{batch:,.0f}", "–"]]
@@ -148,7 +149,7 @@ def main(
     text_of = "\n".join(
         [
             "# What cutting costs", "", machine_described(machine), "",
-            f"{model.name} in {dtype}, cut to {target:.0%}. Seconds over {rows * SEQUENCE:,} "
+            f"{subject(model)} in {dtype}, cut to {target:.0%}. Seconds over {rows * SEQUENCE:,} "
             f"tokens: plain {spread(seconds['plain'], 1)}, importance "
             f"{spread(seconds['importance'], 1)} (median [smallest–largest] of {rounds}).", "",
             table(["memory", "MiB at most", "over the model"], lines), "", goals_table(goals),

@@ -21,7 +21,10 @@ from typing import Literal
 
 import torch
 import tyro
+from machine import described as machine_described
+from machine import facts as machine_facts
 from results import RESULTS, publish, table
+from subject import subject
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nexus.batch import IGNORED, Batch
@@ -172,6 +175,7 @@ def main(
         dtype: of the weights.
         output: where the table goes, without a suffix.
     """
+    machine = machine_facts()
     source = ModelSource(model=str(model.resolve()))
     tokenizer = load_tokenizer(source, Path())
     whole = load_model(source, Path(), dtype).eval()
@@ -187,15 +191,21 @@ def main(
             some = tuple(each for each in strategies if each in DEPTH_WAYS)
             found = shallower(whole, calibration, held, int(amount), some)
         rows += found
-    facts = {"model": model.name, "dtype": dtype, "rows": [vars(row) for row in rows]}
-    publish(described(rows, held, calibration), facts, output)
+    facts = {
+        "machine": machine, "model": subject(model), "dtype": dtype,
+        "rows": [vars(row) for row in rows],
+    }  # fmt: skip
+    about = f"{facts['model']} in {dtype}. {machine_described(machine)}"
+    publish(described(rows, held, calibration, about), facts, output)
 
 
-def described(rows: list[Row], held: list[Batch], calibration: list[Batch]) -> str:
+def described(rows: list[Row], held: list[Batch], calibration: list[Batch], about: str) -> str:
     looked, asked = (sum(b.input_ids.numel() for b in some) for some in (calibration, held))
     return "\n".join(
         [
             "# Perplexity right after a cut, before any distillation",
+            "",
+            about,
             "",
             f"Importance and repair see {looked:,} tokens, perplexity is that of {asked:,} others.",
             "",

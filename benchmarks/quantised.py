@@ -1,8 +1,9 @@
 """Is a model in few bits smaller, faster, and still the same model?
 
-    python benchmarks/quantised.py MODEL TEXT [--variants fp32 bf16 openvino4] [--rounds 5]
+    python benchmarks/quantised.py MODEL TEXT --fit-to FILE [--variants fp32 bf16 openvino4]
 
-MODEL is a folder, TEXT a JSONL file of held-out text. Every variant is a process of its own; all
+MODEL is a folder, TEXT a JSONL file of held-out text, FILE one of other text, to which grids of
+four bits are fitted. Every variant is a process of its own; all
 take turns, so that whatever else happens on the machine hits all alike. The exports need
 `pip install 'nexus-distillation[openvino]'`.
 """
@@ -23,6 +24,7 @@ from resident import peak_mib, settle
 from results import RESULTS, failure, publish, spread, table
 from safetensors import safe_open
 from safetensors.torch import save_file
+from subject import subject
 from torch import Tensor
 from turns import Clock, Entry, Facts, Outcome, take_turns
 
@@ -37,11 +39,12 @@ TITLES = {
     "bf16": "PyTorch, bfloat16",
     "nexus8": "PyTorch, `nexus quantize --bits 8`",
     "nexus4": "PyTorch, `nexus quantize --bits 4`",
+    "nexus4fitted": "PyTorch, `nexus quantize --bits 4 --text`",
     "openvino16": "OpenVINO, float16",
     "openvino8": "OpenVINO, 8 bits",
     "openvino4": "OpenVINO, 4 bits",
 }
-REFERENCE, BESIDE = "fp32", "bf16"
+REFERENCE, BESIDE, FITTED = "fp32", "bf16", "nexus4fitted"
 LENGTH = 256
 WARMUPS = 1
 
@@ -50,6 +53,7 @@ def main(
     model: tyro.conf.Positional[Path],
     text: tyro.conf.Positional[Path],
     /,
+    fit_to: Path | None = None,
     variants: tuple[str, ...] = tuple(TITLES),
     tokens: int = 2048,
     prompt_tokens: int = 128,
@@ -64,6 +68,7 @@ def main(
     Args:
         model: A folder.
         text: A JSONL file with text that the model was not calibrated on.
+        fit_to: Other text; without, there is no variant whose grids are fitted to some.
         variants: Which; fp32 and bf16, which all are compared with, always run.
         tokens: How many held-out tokens KL and agreement are measured on.
         prompt_tokens: How many tokens are read in a round.
@@ -75,10 +80,11 @@ def main(
     """
     machine = machine_facts()
     names = [name for name in TITLES if name in (REFERENCE, BESIDE, *variants)]
+    names = [name for name in names if fit_to is not None or name != FITTED]
     rows = _rows(model, text, tokens)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        places = {name: _written(name, model, keep or work, group_size) for name in names}
+        places = {name: _written(name, model, keep or work, group_size, fit_to) for name in names}
         lengths = (prompt_tokens, new_tokens, WARMUPS + rounds)
         entries = {
             name: Entry(play, (name, str(places[name]), rows, *lengths, folder)) for name in names
@@ -91,13 +97,14 @@ def main(
         }
     said = _table(outcomes, quality, prompt_tokens, new_tokens)
     notes = (
-        f"KL and agreement with float32 on {rows.numel():,} held-out tokens in rows of {LENGTH}; "
-        f"{prompt_tokens} tokens read and {new_tokens} written, one text at a time; median "
-        f"[smallest–largest] of {rounds} rounds in turns. "
+        f"{subject(model)}. KL and agreement with float32 on {rows.numel():,} held-out tokens in "
+        f"rows of {LENGTH}; {prompt_tokens} tokens read and {new_tokens} written, one text at a "
+        f"time; median [smallest–largest] of {rounds} rounds in turns. "
         "Memory is that of the whole process, libraries included."
     )
     facts = {
         "machine": machine,
+        "model": subject(model),
         "plan": {"tokens": rows.numel(), "prompt": prompt_tokens, "new": new_tokens},
         "variants": {
             name: {"turns": outcome.turns, **outcome.final, **quality.get(name, {})}
@@ -105,7 +112,8 @@ def main(
             for name, outcome in outcomes.items()
         },
     }
-    publish("\n\n".join([said, notes, described(machine)]), facts, output)
+    page = ["# Models in few bits", described(machine), said, notes]
+    publish("\n\n".join(page), facts, output)
     return not any(outcome.error for outcome in outcomes.values())
 
 
@@ -159,19 +167,23 @@ def _rows(model: Path, text: Path, tokens: int) -> Tensor:
     return torch.cat([one.input_ids for one in rows_of(text, tokenizer, tokens // LENGTH, LENGTH)])
 
 
-def _written(name: str, model: Path, work: Path, group_size: int | None) -> Path:
+def _written(
+    name: str, model: Path, work: Path, group_size: int | None, fit_to: Path | None
+) -> Path:
     """Where the variant lies, written if it must be."""
     if name in (REFERENCE, BESIDE):
         return model
     if (work / name).is_dir():
         return work / name
-    bits = int(name.removeprefix("openvino").removeprefix("nexus"))
+    bits = int(name.removeprefix("openvino").removeprefix("nexus").removesuffix("fitted"))
     group = group_size if bits == 4 else None
     if name.startswith("openvino"):
         export(model, work / name, bits=bits, group_size=group)
     else:
         shared = None if group is None else str(group)
-        quantize_checkpoint(Few(str(model), work / name, bits, group_size=shared), lambda _: None)
+        text = (str(fit_to),) if name == FITTED else ()
+        few = Few(str(model), work / name, bits, group_size=shared, text=text)
+        quantize_checkpoint(few, lambda _: None)
     return work / name
 
 

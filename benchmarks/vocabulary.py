@@ -21,6 +21,7 @@ import tyro
 from machine import described
 from machine import facts as machine_facts
 from results import RESULTS, goal, goals_table, publish, table
+from subject import subject
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nexus.batch import Batch
@@ -91,6 +92,7 @@ def main(
               for one in found if one["size"] == 16384]  # fmt: skip
     facts = {
         "machine": machine_facts(),
+        "model": subject(model),
         "parameters": count,
         "bits_per_byte": before,
         "cuts": found,
@@ -188,6 +190,7 @@ def _page(facts: dict[str, Any]) -> str:
     return "\n\n".join([
         "# A smaller vocabulary",
         described(facts["machine"]),
+        f"{facts['model']}.",
         table(header, rows),
         goals_table(facts["goals"]),
     ])  # fmt: skip

@@ -55,4 +55,4 @@ def test_every_way_is_in_the_table(folder: Path) -> None:
     whole = rows[0]["parameters"]
     assert all(row["parameters"] < whole for row in rows[1:])
     assert all(math.isfinite(row["perplexity"]) for row in rows)
-    assert described([], [], []).startswith("# Perplexity right after a cut")
+    assert described([], [], [], "a model").startswith("# Perplexity right after a cut")

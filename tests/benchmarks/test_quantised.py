@@ -18,7 +18,8 @@ def test_one_command_measures_and_writes(
     SMALL["write_workspace"](tmp_path)
     output = tmp_path / "quantised"
     assert quantised.main(
-        tmp_path / "teacher", tmp_path / "train.jsonl", variants=(), tokens=512,
+        tmp_path / "teacher", tmp_path / "heldout.jsonl", fit_to=tmp_path / "train.jsonl",
+        variants=("nexus4fitted",), tokens=512, group_size=32,
         prompt_tokens=16, new_tokens=2, rounds=1, output=output,
     )  # fmt: skip
     found = json.loads(output.with_suffix(".json").read_text())["variants"]

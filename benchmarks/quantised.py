@@ -95,26 +95,34 @@ def main(
             for name, outcome in outcomes.items()
             if not outcome.error and not outcomes[REFERENCE].error
         }
-    said = _table(outcomes, quality, prompt_tokens, new_tokens)
-    notes = (
-        f"{subject(model)}. KL and agreement with float32 on {rows.numel():,} held-out tokens in "
-        f"rows of {LENGTH}; {prompt_tokens} tokens read and {new_tokens} written, one text at a "
-        f"time; median [smallest–largest] of {rounds} rounds in turns. "
-        "Memory is that of the whole process, libraries included."
-    )
+    plan = {
+        "tokens": rows.numel(), "prompt": prompt_tokens, "new": new_tokens, "rounds": rounds,
+    }  # fmt: skip
     facts = {
         "machine": machine,
         "model": subject(model),
-        "plan": {"tokens": rows.numel(), "prompt": prompt_tokens, "new": new_tokens},
+        "plan": plan,
         "variants": {
             name: {"turns": outcome.turns, **outcome.final, **quality.get(name, {})}
             | ({"error": outcome.error} if outcome.error else {})
             for name, outcome in outcomes.items()
         },
     }
-    page = ["# Models in few bits", described(machine), said, notes]
+    page = [
+        "# Models in few bits", described(machine),
+        _table(outcomes, quality, prompt_tokens, new_tokens), _notes(facts["model"], **plan),
+    ]  # fmt: skip
     publish("\n\n".join(page), facts, output)
     return not any(outcome.error for outcome in outcomes.values())
+
+
+def _notes(model: str, tokens: int, prompt: int, new: int, rounds: int) -> str:
+    return (
+        f"{model}. KL and agreement with float32 on {tokens:,} held-out tokens in rows of "
+        f"{LENGTH}; {prompt} tokens read and {new} written, one text at a time; median "
+        f"[smallest–largest] of {rounds} rounds in turns. Memory is that of the whole process, "
+        "libraries included."
+    )
 
 
 def play(

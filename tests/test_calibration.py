@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from nexus.calibration import mean_squares
+from nexus.calibration import calibrated, mean_squares
 from nexus.data.loader import from_padded
 from nexus.errors import UsageError
+from nexus.quantization.quantize import plan
+from nexus.quantization.scheme import scheme_of
 
 TINY = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "tiny.py"))
+ENCODER = {
+    "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 32, "dim": 32, "hidden_dim": 32, "n_layers": 2, "n_heads": 2,
+}  # fmt: skip
 NAMES = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj")
 
 
@@ -32,6 +39,22 @@ def test_it_is_the_mean_square_of_what_enters_padding_apart() -> None:
         torch.testing.assert_close(found[name], again[name])
     torch.testing.assert_close(found[NAMES[0]], exact.square().mean(0))
     assert not model.model.layers[0].self_attn.q_proj._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [("bert", {"bert.pooler.dense"}), ("distilbert", {"pre_classifier"}), ("roberta", set())],
+)
+def test_what_no_token_enters_is_left_unweighted(name: str, without: set[str]) -> None:
+    """To see it fail: in calibration.mean_squares, add whatever enters."""
+    config = AutoConfig.for_model(name, **ENCODER)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    layers = plan(model, scheme_of(4, None, "row", True))[0]
+    batch = from_padded(torch.arange(3, 15).view(2, 6), vocabulary=40)
+    found = mean_squares(model, layers, [batch])
+    left = {each for each in layers.keys() - found.keys() if "classifier" not in each}
+    assert left == without - {"pre_classifier"} and any("attention" in each for each in found)
+    assert calibrated(model, scheme_of(4, None, "row", True), [batch]).layers == tuple(layers)
 
 
 def test_no_text_and_layers_that_never_run_are_refused() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig
 
+from nexus import pruned
+from nexus.batch import PADDING, Batch
 from nexus.errors import UsageError
 from nexus.prune import kept_tokens, ranking_table
 from nexus.pruned import Cut, prune_checkpoint, searching
@@ -38,6 +40,34 @@ def test_the_same_is_written_of_the_same(workspace: Path) -> None:
     assert one["data"] == other["data"] and one["after"]["neurons"] == 32
     weights = [(workspace / name / "model.safetensors").read_bytes() for name in ("one", "other")]
     assert weights[0] == weights[1]
+
+
+def test_documents_that_would_see_each_other_get_rows_of_their_own(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OPT takes positions, and all the same lets documents of a row see each other.
+
+    To see it fail: in pruned._calibration, pack rows for every model."""
+    config = OPTConfig(
+        vocab_size=259, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=64,
+        word_embed_proj_dim=32,
+    )  # fmt: skip
+    SMALL["save"](workspace / "opt", AutoModelForCausalLM.from_config(config))
+    looked_at: list[Batch] = []
+    real = pruned.make
+
+    def seen(model: Any, text: list[Batch], *given: Any, **named: Any) -> Any:
+        looked_at.extend(text)
+        return real(model, text, *given, **named)
+
+    monkeypatch.setattr(pruned, "make", seen)
+    asked = Cut(
+        str(workspace / "opt"), workspace / "opt-small", shape=("neurons=32",),
+        text=(str(workspace / "train.jsonl"),),
+    )  # fmt: skip
+    assert prune_checkpoint(asked, lambda text: None)["after"]["neurons"] == 32
+    inside = [row[row != PADDING].unique() for batch in looked_at for row in batch.documents]
+    assert inside and all(len(documents) == 1 for documents in inside)
 
 
 def test_without_text_the_model_writes_its_own_and_says_so(

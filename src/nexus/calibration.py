@@ -47,6 +47,8 @@ def mean_squares(
 ) -> dict[str, Float[Tensor, " in"]]:
     """Of what enters each layer, the mean square of every input over all real tokens.
 
+    Layers that something else than tokens enters, as of a pooler or a classifier, have none.
+
     Args:
         model: runs once over the text, without its head.
         layers: modules of the model by name.
@@ -58,15 +60,21 @@ def mean_squares(
     sums: dict[str, Tensor] = {}
     inside = torch.zeros(0, 0, dtype=torch.bool)
     tokens = 0
+    others: set[str] = set()
 
     def adding(name: str) -> Any:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if args[0].shape[:-1].numel() != inside.numel():
+                others.add(name)  # a pooler's: one a row
+                return
             entering = by_row(args[0], inside)[inside].float()
             sums[name] = sums.get(name, 0) + entering.square().sum(0)
 
         return add
 
     read = reader(model)
+    body, whole = (set(map(id, one.modules())) for one in (model.base_model, model))
+    others |= {name for name, layer in layers.items() if id(layer) in whole - body}  # not read
     handles = [layer.register_forward_pre_hook(adding(name)) for name, layer in layers.items()]
     with hooked(handles), evaluated(model):
         for batch in batches:
@@ -75,7 +83,7 @@ def mean_squares(
             read(batch)
     if not tokens:
         raise UsageError("there is no text to calibrate on: give some")
-    if silent := [name for name in layers if name not in sums]:
+    if silent := [name for name in layers if name not in sums and name not in others]:
         raise UsageError(
             f"calibration text never reached layer '{silent[0]}' of {type(model).__name__}: "
             "quantise without it"

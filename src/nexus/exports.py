@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from nexus import durable
 from nexus.candidates import candidate
 from nexus.errors import NexusError, UsageError
+from nexus.hub import load_model
 from nexus.quantization.quantize import refuse_quantized
 
 FORMATS = ("openvino",)
@@ -71,8 +72,10 @@ def export(
     """
     _refuse(out, to, bits, group_size)
     source = candidate(str(model), "float32")
-    loaded, tokenizer = source.model, source.tokenizer
-    cast(torch.nn.Module, loaded).to("cpu")
+    tokenizer = source.tokenizer
+    loaded = load_model(source.source, source.folder)  # here: an accelerator has nothing to do
+    loaded.requires_grad_(False)
+    cast(Any, loaded).eval()
     refuse_quantized(loaded)
     if bits == 4:
         _refuse_group(loaded, group_size or GROUP)

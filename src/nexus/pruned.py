@@ -22,6 +22,7 @@ from nexus.data.texts import texts
 from nexus.errors import NexusError, UsageError
 from nexus.hub import Dtype, ModelSource
 from nexus.kernels.decoder import evaluated
+from nexus.kernels.lm_head import can_be_packed
 from nexus.memory import give_back
 from nexus.proofs import Proof
 from nexus.pruning.depth_search import DEPTH_STRATEGIES, DepthStrategy
@@ -291,8 +292,10 @@ def _calibration(
         say("no --text: the model writes its own calibration text")
         return own_text(model, seed=asked.seed), "written by the model itself"
     length = min(SEQUENCE, context_limit or SEQUENCE)
-    read = texts([_source(path) for path in asked.text], tokenizer, Path(), length=length,
-                 rows=4)  # fmt: skip
+    read = texts(
+        [_source(path) for path in asked.text], tokenizer, Path(), length=length, rows=4,
+        packing=can_be_packed(model),
+    )  # fmt: skip
     held: list[Batch] = []
     tokens, search = 0, asked.search
     wanted = TOKENS + (0 if search is None else search.zero_shot_tokens + search.longest)

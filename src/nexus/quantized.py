@@ -18,6 +18,7 @@ from nexus.data.sources import AnySource, Jsonl, LocalDataset, Parquet
 from nexus.data.texts import texts
 from nexus.errors import UsageError
 from nexus.hub import Dtype
+from nexus.kernels.lm_head import can_be_packed
 from nexus.quantization.quantize import plan, refuse_quantized
 from nexus.quantization.scheme import scheme_of
 from nexus.quantizing import save_quantized
@@ -83,8 +84,9 @@ def _text(asked: Few, source: Candidate, say: Say) -> Iterator[Batch] | None:
         return None
     length = min(SEQUENCE, source.context_limit or SEQUENCE)
     read = texts(
-        [_source(path) for path in asked.text], source.tokenizer, Path(), length=length, rows=ROWS
-    )
+        [_source(path) for path in asked.text], source.tokenizer, Path(), length=length, rows=ROWS,
+        packing=can_be_packed(source.model),
+    )  # fmt: skip
     return _beginning(read, source.model.device, say)
 
 

@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from nexus.batch import IGNORED, PADDING, Batch
 from nexus.errors import UsageError
-from nexus.kernels.lm_head import Trunk, head_rows, prove, split_head
+from nexus.kernels.lm_head import Trunk, can_be_packed, head_rows, prove, split_head
 
 # PEFT 0.21 still asks transformers by a name that it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -141,6 +141,7 @@ def test_a_model_without_positions_refuses_packed_rows(family: str) -> None:
         prove(split_head(model, VOCABULARY))
     with pytest.raises(UsageError, match=r"several documents.*data\.packing: false"):
         split_head(model, VOCABULARY).hidden(row(4, 5))
+    assert not can_be_packed(model) and can_be_packed(tiny(FAMILIES["llama"]))
 
 
 @pytest.mark.parametrize("family", [*KEPT_APART_BY_MASK_ONLY.values(), OPT, FAMILIES["llama"]])

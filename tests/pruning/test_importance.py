@@ -169,6 +169,10 @@ def test_strategies_differ_as_they_say(small: Small, rows: Rows) -> None:
     weighted = measure(model, [batch], strategy="weighted")
     norm = model.model.layers[2].mlp.down_proj.weight.norm(dim=0)
     torch.testing.assert_close(weighted.neurons[2], plain.neurons[2] * norm)
+    groups = len(plain.groups[2])
+    for scores in (plain, weighted):  # a group is worth what its heads are
+        heads = scores.heads[2].view(groups, -1)
+        torch.testing.assert_close(scores.groups[2], heads.norm(dim=1))
     for strategy in ("magnitude", "random"):
         scores = measure(model, [], strategy=strategy)
         assert vectors(scores).keys() == vectors(plain).keys() and scores.tokens == 0

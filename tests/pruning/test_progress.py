@@ -66,6 +66,18 @@ def test_sums_of_something_else_are_no_use_and_damaged_ones_are_named(tmp_path: 
         Progress(path, {"of": "this"}).begin()
 
 
+def test_sums_that_are_too_large_are_not_put_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "MOST_BYTES", 100)
+    one = Progress(tmp_path / "part", {}, pause_seconds=0.0)
+    one.begin()
+    one.done(lambda: {"sum": torch.ones(2)}, 101)
+    assert not one.path.exists()  # type: ignore[union-attr]
+    one.done(lambda: {"sum": torch.ones(2)}, 100)
+    assert one.path.exists()  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(("seconds", "said"), [(0.0, 3), (1e6, 0)])
 def test_who_waits_is_told_now_and_then_and_given_every_batch(
     monkeypatch: pytest.MonkeyPatch, seconds: float, said: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
     MixtralConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from nexus.errors import UsageError
@@ -203,6 +205,41 @@ def test_a_legal_shape_is_taken_and_what_must_follows() -> None:
     gpt2 = hollow(GPT2Config())
     narrow = explicit_shape(gpt2, family_of(gpt2), {"hidden": 512})
     assert (narrow.hidden, narrow.heads, narrow.groups) == (512, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        # Minitron's own shape of Mistral NeMo (arXiv:2408.11796), and others that large.
+        (
+            MistralConfig(
+                vocab_size=1000, hidden_size=5120, intermediate_size=14336, num_hidden_layers=40,
+                num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+            ),
+            {"hidden": 4096, "neurons": 11520},
+        ),
+        (
+            LlamaConfig(
+                vocab_size=1000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+            ),
+            {"layers": 28, "hidden": 3072, "neurons": 8192},
+        ),
+        (
+            Qwen3MoeConfig(
+                vocab_size=1000, hidden_size=256, num_hidden_layers=2, num_attention_heads=4,
+                num_key_value_heads=2, head_dim=64, num_experts=128, num_experts_per_tok=8,
+                moe_intermediate_size=64,
+            ),
+            {"experts": 90},
+        ),
+    ],
+)  # fmt: skip
+def test_of_a_large_model_every_legal_shape_can_be_named(config: Any, wanted: Any) -> None:
+    """To see it fail: in search.Grid, forget what is named."""
+    model = hollow(config)
+    found = explicit_shape(model, family_of(model), wanted)
+    assert asdict(found).items() >= wanted.items()
 
 
 def test_the_highest_scores_are_kept_in_their_order() -> None:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedM
 
 from nexus.errors import UsageError
 from nexus.pruning import slice as slice_module
+from nexus.pruning.activations import norms
 from nexus.pruning.families import FAMILIES, family_of
 from nexus.pruning.sizes import Sizes, parameters
 from nexus.pruning.slice import Kept, cut
@@ -90,6 +91,24 @@ def dense_layers(kind: str) -> list[int]:
 
 def test_every_family_is_tried() -> None:
     assert MODELS.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_norm_over_the_stream_is_known(kind: str) -> None:
+    """Those of heads apart, and Gemma's over what attention and network add (see its row).
+
+    To see it fail: in the row of DistilBERT, name `layer_norm` alone.
+    """
+    model = tiny(kind)
+    flat = {
+        name
+        for name, part in model.named_modules()
+        if isinstance(weight := getattr(part, "weight", None), torch.Tensor) and weight.dim() == 1
+    }
+    apart = ("q_norm", "k_norm")
+    if kind.startswith("gemma"):
+        apart += ("post_attention_layernorm", "post_feedforward_layernorm")
+    assert norms(model, family_of(model)).keys() == {n for n in flat if not n.endswith(apart)}
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nexus.quantization import packing
 from nexus.quantization.packing import pack, unpack
 
 
@@ -25,6 +26,13 @@ def test_what_is_packed_comes_back_in_as_few_words_as_can_be(
     words = pack(codes, bits)
     assert words.dtype == torch.int32 and words.shape == (rows, -(-columns * bits // 32))
     assert torch.equal(unpack(words, bits, columns), codes)
+
+
+def test_a_large_matrix_is_packed_in_parts_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = some_codes(0, 7, 37, 3)
+    whole = pack(codes, 3)
+    monkeypatch.setattr(packing, "BLOCK", 80)
+    assert torch.equal(pack(codes, 3), whole)
 
 
 def test_the_first_code_is_in_the_lowest_bits() -> None:

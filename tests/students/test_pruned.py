@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 from nexus.batch import Batch
 from nexus.data.loader import from_padded
 from nexus.errors import UsageError
+from nexus.planning.hollow import Hollow
+from nexus.pruning.families import family_of
+from nexus.pruning.sizes import Sizes
 from nexus.students.pruned import Pruned
 
 TINY = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tiny.py"))
@@ -52,10 +55,18 @@ def test_a_share_of_any_budget_is_met(text: list[Batch], tmp_path: Path) -> None
     assert abs(after / before / 0.8 - 1) <= 0.02
 
 
-def test_a_latency_is_foreseen_without_weights_by_flops() -> None:
+@pytest.mark.parametrize("kind", ["meta", "hollow"])
+def test_a_latency_is_foreseen_without_weights_and_without_a_clock(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To see it fail: in target.is_hollow, look at the device alone."""
+    monkeypatch.setattr("nexus.pruning.latency.seconds_a_token", None)
     with torch.device("meta"):
-        hollow = teacher()
-    assert Pruned.parse({"target": 0.7, "budget": "latency", "multiple": 8}).sizes(hollow).layers
+        empty = teacher() if kind == "meta" else Hollow(teacher().config).model
+    asked = {"kind": "pruned", "budget": "latency", "multiple": 8}
+    before = Sizes.of(empty.config, family_of(empty))
+    assert Pruned.parse(asked | {"target": 0.7}).sizes(empty) != before
+    assert Pruned.parse(asked | {"target": 12.0}).sizes(empty) == before
 
 
 def test_a_shape_is_what_it_says(text: list[Batch], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from nexus.batch import Batch
 from nexus.data.loader import from_padded
+from nexus.pruning.depth import keep_layers
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import measure
 from nexus.pruning.prune import carve
@@ -67,6 +68,24 @@ def test_resting_on_disk_changes_nothing(teacher: PreTrainedModel, tmp_path: Pat
     held = text(0)
     told = spoken(teacher, held)
     assert divergence(straight.model, teacher, held, told) < before
+
+
+def test_a_teacher_left_in_training_is_heard_without_dropout(tmp_path: Path) -> None:
+    """To see it fail: in trial.spoken or Trial.train, leave out `evaluated`."""
+    model: PreTrainedModel = TINY["make_model"](layers=3, seed=1)
+    sizes = Sizes.of(model.config, family_of(model))
+    model.config.attention_dropout = 0.5
+    for layer in model.model.layers:  # type: ignore[union-attr]
+        layer.self_attn.attention_dropout = 0.5  # type: ignore[union-attr]
+    ends = []
+    for training in (False, True):
+        model.train(training)
+        trial = Trial(model, sizes, tmp_path / str(training))
+        trial.resume(0, lambda _: (keep_layers(model, (0, 2)).eval(), (0, 2)))
+        trial.train(steps, 2, 1e-3)
+        ends.append([*spoken(model, text(5)), trial.model.lm_head.weight.detach()])
+        assert model.training == training
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
 
 def test_the_divergence_is_kl_as_defined(teacher: PreTrainedModel) -> None:

@@ -153,6 +153,15 @@ def prove(trunk: Trunk) -> None:
             _prove_padding(trunk, second)
 
 
+def can_be_packed(model: PreTrainedModel) -> bool:
+    """Whether several documents in one row of a model do not see each other, tried on itself."""
+    try:
+        prove(split_head(model, head_rows(model)))
+    except UsageError:
+        return False
+    return True
+
+
 def _prove_head(trunk: Trunk, tokens: Int[Tensor, " n"]) -> None:
     hidden = trunk.hidden(_row([tokens]))[0]
     ours = trunk.head().logits(hidden)

@@ -298,7 +298,7 @@ DISTILBERT = Family(
     },
     neurons="ffn.lin2",
     heads="attention.out_lin",
-    rescaled=("LayerNorm", "layer_norm"),
+    rescaled=("LayerNorm", "sa_layer_norm", "output_layer_norm", "vocab_layer_norm"),
     width="hidden_dim",
     heads_fill_hidden=True,
 )

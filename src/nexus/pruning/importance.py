@@ -212,7 +212,9 @@ def measure(
     found = Scores(**axes, tokens=tokens, strategy=strategy, aggregate=" ".join(aggregate))
     if strategy == "reversed":
         return _each(found, lambda value: -value)
-    return _weighted(found, projections(model, family, sizes)) if strategy == "weighted" else found
+    if strategy == "weighted":
+        return _weighted(found, sizes, projections(model, family, sizes))
+    return found
 
 
 def _each(scores: Scores, change: Callable[[Tensor], Tensor]) -> Scores:
@@ -229,11 +231,16 @@ def _random(seed: int) -> Callable[[Tensor], Tensor]:
     return lambda value: torch.rand(value.shape, generator=generator)
 
 
-def _weighted(scores: Scores, norms: Mapping[str, Mapping[int, Tensor]]) -> Scores:
+def _weighted(scores: Scores, sizes: Sizes, norms: Mapping[str, Mapping[int, Tensor]]) -> Scores:
+    """Times the norms; a group is worth what its heads are then, as in `watch`."""
     layered: dict[str, Any] = {
         name: {number: value * norms[name][number] for number, value in by_layer.items()}
         for name, by_layer in scores._by_layer().items()
         if name in norms
+    }
+    layered["groups"] = {
+        number: layered["heads"][number].view(sizes.groups, -1).norm(dim=1)
+        for number in scores.groups
     }
     return replace(scores, **layered)
 

@@ -21,6 +21,9 @@ PAUSE_SECONDS = 30.0
 """At least so long between two times, and twenty times as long as one takes."""
 
 
+MOST_BYTES = 2**31
+"""Larger sums are not put away: to write them would take longer, and more memory, than it saves."""
+
 SAID_SECONDS = 15.0
 """How often whoever waits is told how far it is."""
 
@@ -71,11 +74,15 @@ class Progress:
         """The batches that are not in the sums yet."""
         return islice(batches, self._done, None)
 
-    def done(self, sums: Callable[[], Mapping[str, Tensor]]) -> None:
-        """One more batch is in the sums."""
+    def done(self, sums: Callable[[], Mapping[str, Tensor]], size: int = 0) -> None:
+        """One more batch is in the sums, of so many bytes: too many are not put away."""
         self._done += 1
         waited = time.monotonic() - self._last
-        if self.path is None or waited < max(self.pause_seconds, 20 * self._took):
+        if (
+            self.path is None
+            or size > MOST_BYTES
+            or waited < max(self.pause_seconds, 20 * self._took)
+        ):
             return
         begin = time.monotonic()
         facts = {**self.facts, "batches": str(self._done)}

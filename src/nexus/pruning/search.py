@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -119,7 +119,7 @@ def explicit_shape(
                 f"shape.{name} is {wanted[name]}, but {model.config.model_type} has no {name} to "
                 f"cut. Choose among {', '.join(_axes_of(family))}"
             )
-    grid = Grid(model, family, multiple, tuple(wanted))
+    grid = Grid(model, family, multiple, tuple(wanted), wanted)
 
     def distance(values: Mapping[str, Any]) -> Any:
         return sum(
@@ -145,6 +145,8 @@ class Grid:
     family: Family
     multiple: int
     axes: Collection[Axis]
+    named: Mapping[Axis, int] = field(default_factory=dict)
+    """Sizes that are looked at wherever they are allowed; of long axes not all are."""
 
     def __post_init__(self) -> None:
         if self.multiple < 1:
@@ -242,7 +244,12 @@ class Grid:
         if name not in self.free or not whole:
             return [whole]
         step = self.multiple * max(1, math.ceil(whole / self.multiple / most))
-        return [whole, *(size for size in range(step, whole, step))]
+        return self._with_named(name, whole, range(step, whole, step), self.multiple)
+
+    def _with_named(self, name: Axis, whole: int, some: range, multiple: int) -> list[int]:
+        wanted = self.named.get(name, 0)
+        fits = wanted % multiple == 0 and multiple <= wanted < whole
+        return [whole, *sorted({*some, wanted} if fits else some)]
 
     def _heads(self) -> Iterator[tuple[int, int, int]]:
         """Heads and groups, with the hidden size where that follows."""
@@ -269,7 +276,8 @@ class Grid:
             return [whole]
         fewest = int(getattr(self.model.config.get_text_config(), "num_experts_per_tok", 1) or 1)
         step = math.ceil((whole - fewest + 1) / 32)
-        return [whole, *range(fewest, whole, step)]
+        found = self._with_named("experts", whole, range(fewest, whole, step), 1)
+        return [count for count in found if count >= fewest]
 
     def _is_legal(self, sizes: Sizes) -> bool:
         try:

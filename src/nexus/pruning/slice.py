@@ -113,6 +113,11 @@ def cut(
     numbers = kept.layers or tuple(range(before.layers))
     for name, place in small.state_dict().items():
         source, layer = _source(name, prefix, numbers)
+        if source not in values:
+            raise UsageError(
+                f"layer {layer} of {model.config.model_type} has no {source.rpartition('.')[0]!r}, "
+                "which a layer has that lies where it would come to lie. Keep other layers"
+            )
         for rows in _rows(place):
             part = knife(values[source], without_number(source, prefix), source, layer, rows)
             if part.shape != place[rows].shape:
@@ -292,8 +297,8 @@ def blank(
     made.tie_weights()
     if made.can_generate():
         made.generation_config = copy.deepcopy(model.generation_config)
+    held_in(made, dtype)  # before it moves: in fp32 it may not fit where it goes
     small: PreTrainedModel = made.to(device=model.device)
-    held_in(small, dtype)
     return small
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
 from nexus.errors import UsageError
@@ -37,15 +38,15 @@ class Target:
         multiple: int = 32,
         axes: Collection[Axis] = AXES,
     ) -> Cost:
-        """What counts the budget. Latency is measured for it; a model on the meta device has none,
-        and its FLOPs stand in for it.
+        """What counts the budget. Latency is measured for it; a model without weights has none, and
+        its FLOPs stand in for it.
 
         Raises:
             UsageError: Latency is asked for, but the model writes no text.
         """
         if self.budget != "latency":
             return Budget(model, family, self.budget)
-        if model.device.type == "meta":
+        if is_hollow(model):
             return Budget(model, family, "flops")
         return Latency(model, family, multiple=multiple, axes=axes)
 
@@ -108,7 +109,8 @@ def meet(
 
     Args:
         target: the target.
-        model: in memory, or on the meta device where the budget is no latency.
+        model: in memory; or without weights, where a latency can only be guessed: a share of it by
+            FLOPs, and of milliseconds no more than that it is at most the model itself.
         family: its row.
         multiple: neurons and hidden channels are multiples of it.
         axes: which sizes may change.
@@ -119,6 +121,8 @@ def meet(
     before = Sizes.of(model.config, family)
     cost = target.cost(model, family, multiple=multiple, axes=axes)
     whole, wanted = cost(before), target.value(cost, before)
+    if target.budget == "latency" and is_hollow(model) and target.amount > 1:
+        return Met(target.budget, before, cost, whole, whole, whole)
 
     def shape(amount: float) -> Sizes:
         return default_shape(
@@ -130,6 +134,11 @@ def meet(
         return Met(target.budget, sizes, cost, wanted, taken, cost.own)
     sizes = shape(wanted)
     return Met(target.budget, sizes, cost, wanted, cost(sizes), whole)
+
+
+def is_hollow(model: PreTrainedModel) -> bool:
+    """Whether of a model's weights only the shapes are there."""
+    return any(weight.is_meta or isinstance(weight, FakeTensor) for weight in model.parameters())
 
 
 def budget_named(name: str) -> BudgetName:

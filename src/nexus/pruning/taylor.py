@@ -62,7 +62,8 @@ def taylor(
             )  # fmt: skip
             losses.total.backward()  # type: ignore[no-untyped-call]
             sums["targets"] += len(hidden)
-            progress.done(lambda: {name: value.cpu() for name, value in sums.items()})
+            size = sum(value.numel() * value.element_size() for value in sums.values())
+            progress.done(lambda: {name: value.cpu() for name, value in sums.items()}, size)
     tokens = int(sums["targets"])
     if not tokens:
         raise UsageError(

@@ -7,10 +7,17 @@ from jaxtyping import Int8, Int32
 from torch import Tensor
 
 WORD = 32
+BLOCK = 2**20
+"""Codes that are packed at once: what is spread into bits takes many times their memory."""
 
 
 def pack(codes: Int8[Tensor, "rows columns"], bits: int) -> Int32[Tensor, "rows words"]:
     """Each code above the least, its lowest bit first, without a gap within a row."""
+    some = max(1, BLOCK // max(1, codes.shape[1]))
+    return torch.cat([_packed(part, bits) for part in torch.split(codes, some)])
+
+
+def _packed(codes: Int8[Tensor, "rows columns"], bits: int) -> Int32[Tensor, "rows words"]:
     rows, columns = codes.shape
     above = codes.to(torch.int16) + (1 << (bits - 1))
     spread = above[..., None] >> torch.arange(bits, device=codes.device)

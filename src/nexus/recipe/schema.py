@@ -1,4 +1,4 @@
-"""Recipe and Stage: the whole of what a run can be told. The unions here list all that exists."""
+"""Recipe and Stage: the whole of what a run can be told."""
 
 from __future__ import annotations
 
@@ -19,11 +19,8 @@ from nexus.results import FEW_BITS
 from nexus.spec import Spec
 from nexus.students import AnyCut, AnyStudent
 from nexus.students.pruned import Pruned
-from nexus.teachers.local import LocalTeacherSpec
+from nexus.teachers import AnyTeacher
 from nexus.training.settings import TrainSpec
-
-AnyTeacher = LocalTeacherSpec
-"""Every teacher a recipe can name."""
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 

@@ -72,9 +72,9 @@ class Pruned(Spec):
     shape: Shape | None = None
     """Or the very shape."""
     vocabulary: Annotated[int, Field(ge=1)] | Literal["used"] | None = None
-    """How many tokens are kept, those that the training text uses most first; `used` is as many as
-    it uses. The tokenizer is cut with the student, and the teacher gives up the same tokens. Alone
-    it leaves all else as it is; a target counts what it saves."""
+    """How many tokens are kept, those that the training text uses most first; `used` is all that it
+    uses and what they are made of. The tokenizer is cut with the student, and the teacher gives up
+    the same tokens. Alone it leaves all else as it is; a target counts what it saves."""
     strategy: Strategy = "activation"
     """How importance is told."""
     aggregate: tuple[Aggregate, Aggregate] = ("mean", "l2")

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from nexus import durable
 from nexus.batch import Batch
 from nexus.kernels.chunked_head import Workspace, chunked_head, observe
+from nexus.kernels.decoder import evaluated
 from nexus.kernels.lm_head import Trunk, head_rows, split_head
 from nexus.kernels.sweeps import Losses
 from nexus.objectives.observers import forward_kl
@@ -95,7 +96,7 @@ class Trial:
             group = [batch.to(device) for batch in batches(step)]
             tokens = sum(batch.target_count for batch in group)
             for batch in group:
-                with torch.no_grad():
+                with torch.no_grad(), evaluated(self._teacher):
                     told = Headed(teacher.hidden(batch)[batch.is_target], teacher.head())
                 own = Headed(student.hidden(batch)[batch.is_target], student.head())
                 losses = chunked_head(
@@ -124,7 +125,7 @@ class Trial:
 def spoken(teacher: PreTrainedModel, held: Sequence[Batch]) -> list[Tensor]:
     """What a teacher says of some text, for any number of candidates: its final hidden states."""
     trunk = _trunk(teacher)
-    with torch.no_grad():
+    with torch.no_grad(), evaluated(teacher):
         return [_said(trunk, batch.to(teacher.device)).hidden for batch in held]
 
 

@@ -66,6 +66,7 @@ def recipe(given: dict[str, Any]) -> dict[str, Any]:
 def moments(signalled: dict[str, Any]) -> list[Any]:
     moment, slow = signalled["Moment"], signalled["slow_flush"]
     return [
+        moment("the first cut", (KILL,), exists="pruning"),
         moment("the first stage's last step", (KILL,), said="three 3/3"),
         moment("its student", (KILL,), exists="stages/three/.tmp-student/*", slowed=slow),
         moment("the second cut", (KILL,), said="cutting the student of stage 'two'"),

@@ -38,7 +38,7 @@ PATIENCE_SECONDS = 1.5
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 _UNKNOWN_TO_THE_FILE_SYSTEM = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
-_BEGINNINGS = {FILE_NAME, "recipe.yaml", "rejected.jsonl"}
+_BEGINNINGS = {FILE_NAME, "recipe.yaml", "rejected.jsonl", "pruning"}
 """What a run has written before it knows what it is made of."""
 _RECORDS = {"environment.json", "metrics.jsonl", "evaluation.json", "report.html"}
 """What only runs write."""

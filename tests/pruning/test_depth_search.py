@@ -107,15 +107,43 @@ def test_greedy_is_best_for_one_and_the_block_is_the_best_block(small: Small, ro
 def test_what_is_likely_is_kept_unless_a_block_is_clearly_missed_less(
     monkeypatch: pytest.MonkeyPatch, likely: tuple[int, ...], small: Small, rows: Rows
 ) -> None:
-    """To see it fail: in depth_search.better_layers, return `likely`, or the block."""
+    """And the block unless layers that go singly clearly are.
+
+    To see it fail: in depth_search.better_layers, return `likely`, or the block.
+    """
     model, batch = small(num_hidden_layers=5), asked(rows(11, 8))
     blocks = [(2, 3, 4), (0, 3, 4), (0, 1, 4), (0, 1, 2)]
-    lost = {kept: loss(keep_layers(model, kept), batch) for kept in (likely, *blocks)}
+    singly = rank_layers(model, [batch], "perplexity", 3)
+    every = (likely, singly, *blocks)
+    lost = {kept: loss(keep_layers(model, kept), batch) for kept in every}
     block = min(blocks, key=lambda kept: lost[kept])
-    saved = (lost[likely] - lost[block]) / int(batch.target_count)
-    for clearly, best in ((saved - 1e-4, block), (saved + 1e-4, likely)):
+    saved, more = (
+        (lost[one] - lost[other]) / int(batch.target_count)
+        for one, other in ((likely, block), (block, singly))
+    )
+    for clearly in (saved - 1e-4, saved + 1e-4):
         monkeypatch.setattr(depth_search, "CLEARLY", clearly)
+        best = likely if clearly > saved else singly if more > clearly else block
         assert better_layers(model, iter([batch]), likely) == best
+
+
+def test_of_a_deep_cut_layers_go_singly_where_no_block_is_idle(small: Small, rows: Rows) -> None:
+    """Two that do nothing lie apart, and the text is what the model itself would say.
+
+    To see it fail: in depth_search.better_layers, return the block.
+    """
+    model, batch = small(num_hidden_layers=5), asked(rows(11, 8))
+    with torch.no_grad():
+        for layer in (decoder_layers(model)[1], decoder_layers(model)[3]):
+            for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                part.weight.zero_()
+            layer.mlp.down_proj.bias.zero_()
+        for number in (0, 2, 4):
+            decoder_layers(model)[number].mlp.down_proj.weight.mul_(10)  # type: ignore[operator]
+        model.get_output_embeddings().weight.mul_(30)  # type: ignore[operator, union-attr]
+        said = model(input_ids=batch.input_ids, position_ids=batch.position_ids).logits.argmax(-1)
+    batch = replace(batch, targets=torch.where(batch.is_target, said, IGNORED))
+    assert better_layers(model, [batch], (1, 3, 4)) == (0, 2, 4)
 
 
 def test_a_trial_reads_only_as_much_as_it_needs(

@@ -86,11 +86,12 @@ def _highest(scores: Float[Tensor, " n"], count: int) -> tuple[int, ...]:
 def better_layers(
     model: PreTrainedModel, batches: Iterable[Batch], likely: Sequence[int]
 ) -> tuple[int, ...]:
-    """The layers to keep: `likely`, unless a block can go that the text clearly misses less.
+    """The layers to keep: `likely`, unless the text clearly misses others less.
 
-    Which of the two it is depends on how many go: of SmolLM2's 30, five are told by their influence
-    and ten by the block (benchmarks/pruning.py). Every block of that length is tried, what comes
-    before it computed once for all. Clearly is by `CLEARLY` nats a token.
+    Every block of neighbours is tried, what comes before it computed once for all. If one is missed
+    less than what `likely` leaves out, influence says little about so deep a cut, and layers are
+    also let go one at a time, which costs more. Clearly is by `CLEARLY` nats a token. Of SmolLM2's
+    30 layers five are told by their influence and ten one at a time (benchmarks/pruning.py).
 
     Args:
         model: whose layers they are.
@@ -98,9 +99,15 @@ def better_layers(
         likely: which layers scores would keep.
     """
     deletions = Deletions(model, until_targets(batches, TRIED_TOKENS))
-    block, loss = _best_block(deletions, len(decoder_layers(model)), len(likely))
-    saved = (deletions.loss(likely) - loss) / deletions.targets
-    return block if saved > CLEARLY else tuple(likely)
+    clearly = CLEARLY * deletions.targets
+    total, count = len(decoder_layers(model)), len(likely)
+    best, loss = tuple(likely), deletions.loss(likely)
+    block, without = _best_block(deletions, total, count)
+    if without > loss - clearly:
+        return best
+    best, loss = block, without
+    singly = _greedy(deletions, total, count)
+    return singly if deletions.loss(singly) < loss - clearly else best
 
 
 def _greedy(deletions: Deletions, total: int, count: int) -> tuple[int, ...]:

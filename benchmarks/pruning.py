@@ -64,6 +64,16 @@ class Row:
     parameters: int
     seconds: float
 
+    @property
+    def place(self) -> tuple[int, str, int, str]:
+        """Where it stands in the table: by what is cut, how much of it, how, and whether mended."""
+        ways = (*STRATEGIES, *DEPTH_WAYS)
+        way = self.way.split(" (")[0]
+        kind, _, amount = self.case.partition(" −")
+        size = int(amount.removesuffix(" %") or 0)
+        number = ways.index(way) if way in ways else -1
+        return (("nothing cut", "FFN", "depth").index(kind), f"{size:03}", number, self.repaired)
+
 
 def rows_of(
     path: Path, tokenizer: PreTrainedTokenizerBase, rows: int, length: int = LENGTH
@@ -161,11 +171,11 @@ def main(
     model: Path,
     data: Path,
     cases: tuple[str, ...] = CASES,
-    strategies: tuple[str, ...] = (*STRATEGIES, *DEPTH_WAYS),
+    strategies: tuple[str, ...] = tuple(dict.fromkeys((*STRATEGIES, *DEPTH_WAYS))),
     dtype: Literal["float32", "bfloat16"] = "bfloat16",
     output: Path | None = RESULTS / "pruning",
 ) -> None:
-    """Cut in every way and measure.
+    """Cut in every way and measure. Rows that an earlier table has of the same model stay in it.
 
     Args:
         model: a folder with a model and its tokenizer.
@@ -181,6 +191,7 @@ def main(
     whole = load_model(source, Path(), dtype).eval()
     held = rows_of(data / "wikitext2" / "valid.jsonl", tokenizer, HELD)
     calibration = rows_of(data / "wiki_demo" / "train.jsonl", tokenizer, CALIBRATION)
+    about = {"model": subject(model), "dtype": dtype}
     rows = [_row("nothing cut", NO_REPAIR, NO_REPAIR, whole, held, 0.0)]
     for case in cases:
         kind, _, amount = case.partition("-")
@@ -191,12 +202,20 @@ def main(
             some = tuple(each for each in strategies if each in DEPTH_WAYS)
             found = shallower(whole, calibration, held, int(amount), some)
         rows += found
-    facts = {
-        "machine": machine, "model": subject(model), "dtype": dtype,
-        "rows": [vars(row) for row in rows],
-    }  # fmt: skip
-    about = f"{facts['model']} in {dtype}. {machine_described(machine)}"
-    publish(described(rows, held, calibration, about), facts, output)
+    rows = with_earlier(rows, about, output)
+    facts = about | {"machine": machine, "rows": [vars(row) for row in rows]}
+    said = f"{about['model']} in {dtype}. {machine_described(machine)}"
+    publish(described(rows, held, calibration, said), facts, output)
+
+
+def with_earlier(rows: list[Row], about: dict[str, str], output: Path | None) -> list[Row]:
+    """The rows, and those of an earlier table of the same that were not measured again."""
+    file = None if output is None else output.with_suffix(".json")
+    known = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
+    same = known.get("rows", []) if about.items() <= known.items() else []
+    every = {row.place: row for row in (Row(**each) for each in same)}
+    every |= {row.place: row for row in rows}
+    return [every[place] for place in sorted(every)]
 
 
 def described(rows: list[Row], held: list[Batch], calibration: list[Batch], about: str) -> str:

@@ -58,7 +58,7 @@ def prune(
         strategy: How importance is told: activation, weighted, taylor, magnitude, random or
             reversed.
         depth: How layers are told apart: block_influence, perplexity, contiguous or norm_ratio;
-            unless given, by importance, or by a block that a trial on the text clearly misses less.
+            unless given, by importance, or otherwise if a trial on the text clearly says so.
         axes: Which sizes a target may change.
         multiple: Of which neurons and hidden channels are multiples.
         repair: Refit what is left on the text.

@@ -19,7 +19,9 @@ from nexus.kernels.lm_head import head_rows, split_head
 from nexus.pruning.activations import first, hooked, states
 from nexus.pruning.depth import block_influence
 from nexus.pruning.families import family_of
+from nexus.pruning.progress import announced
 from nexus.signals import Headed, Scores, Support
+from nexus.voice import Say
 
 DepthStrategy = Literal["block_influence", "perplexity", "contiguous", "norm_ratio"]
 """How layers are chosen:
@@ -57,7 +59,11 @@ def depth_strategy_named(name: str) -> DepthStrategy:
 
 
 def rank_layers(
-    model: PreTrainedModel, batches: Iterable[Batch], strategy: DepthStrategy, count: int
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    strategy: DepthStrategy,
+    count: int,
+    say: Say = lambda text: None,
 ) -> tuple[int, ...]:
     """The `count` layers to keep, in increasing order.
 
@@ -73,7 +79,7 @@ def rank_layers(
         case "norm_ratio":
             return _highest(norm_ratio(model, batches), count)
         case "perplexity":
-            return _greedy(Deletions(model, batches), total, count)
+            return _greedy(Deletions(model, batches), total, count, say)
         case "contiguous":
             return _best_block(Deletions(model, batches), total, count)[0]
 
@@ -84,7 +90,10 @@ def _highest(scores: Float[Tensor, " n"], count: int) -> tuple[int, ...]:
 
 
 def better_layers(
-    model: PreTrainedModel, batches: Iterable[Batch], likely: Sequence[int]
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    likely: Sequence[int],
+    say: Say = lambda text: None,
 ) -> tuple[int, ...]:
     """The layers to keep: `likely`, unless the text clearly misses others less.
 
@@ -97,6 +106,7 @@ def better_layers(
         model: whose layers they are.
         batches: calibration text, of which about `TRIED_TOKENS` are read.
         likely: which layers scores would keep.
+        say: told how far it is.
     """
     deletions = Deletions(model, until_targets(batches, TRIED_TOKENS))
     clearly = CLEARLY * deletions.targets
@@ -106,13 +116,16 @@ def better_layers(
     if without > loss - clearly:
         return best
     best, loss = block, without
-    singly = _greedy(deletions, total, count)
+    say("scores say little about so deep a cut: letting layers go one at a time")
+    singly = _greedy(deletions, total, count, say)
     return singly if deletions.loss(singly) < loss - clearly else best
 
 
-def _greedy(deletions: Deletions, total: int, count: int) -> tuple[int, ...]:
+def _greedy(
+    deletions: Deletions, total: int, count: int, say: Say = lambda text: None
+) -> tuple[int, ...]:
     kept = tried = tuple(range(total))
-    while len(kept) > count:
+    for _ in announced(range(total - count), say, "one at a time", "layers"):
         losses = deletions.without(kept, [(layer,) for layer in tried])
         (gone,), *others = sorted(losses, key=lambda block: (losses[block], block))
         kept = tuple(layer for layer in kept if layer != gone)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
@@ -16,6 +17,8 @@ from nexus import durable
 from nexus.batch import Batch
 from nexus.durable import Damaged
 from nexus.voice import Say
+
+T = TypeVar("T")
 
 PAUSE_SECONDS = 30.0
 """At least so long between two times, and twenty times as long as one takes."""
@@ -28,16 +31,16 @@ SAID_SECONDS = 15.0
 """How often whoever waits is told how far it is."""
 
 
-def announced(batches: Sequence[Batch], say: Say, what: str) -> Iterator[Batch]:
-    """The batches, with a word now and then on how many are done and how long the rest takes."""
+def announced(items: Sequence[T], say: Say, what: str, unit: str = "batches") -> Iterator[T]:
+    """The items, with a word now and then on how many are done and how long the rest takes."""
     begin = said = time.monotonic()
-    for number, batch in enumerate(batches):
+    for number, item in enumerate(items):
         now = time.monotonic()
         if number and now - said >= SAID_SECONDS:
-            left = (now - begin) / number * (len(batches) - number)
-            say(f"{what}: {number} of {len(batches)} batches, about {left:.0f} s to go")
+            left = (now - begin) / number * (len(items) - number)
+            say(f"{what}: {number} of {len(items)} {unit}, about {left:.0f} s to go")
             said = now
-        yield batch
+        yield item
 
 
 @dataclass

@@ -81,9 +81,9 @@ def prune(
             or a shape that was found for one.
         sizes: or the very shape.
         strategy: how importance is told.
-        depth: how layers are told apart. If not given, those of the highest scores and those around
-            a block are tried on the text (`better_layers`). Without text, and for baselines, scores
-            decide alone.
+        depth: how layers are told apart. If not given, those of the highest scores and others are
+            tried on the text (`better_layers`). Without text, and for baselines, scores decide
+            alone.
         axes: which sizes a target may change.
         multiple: of which neurons and hidden channels are multiples.
         repair: refit down- and output-projections on the text.
@@ -168,13 +168,13 @@ def _layers(
 ) -> tuple[int, ...]:
     if depth is not None:
         say(f"choosing {count} layers by {depth}")
-        return rank_layers(model, batches, depth, count)
+        return rank_layers(model, batches, depth, count, say)
     likely = most_important(scores, count)
     can_be_tried = model.can_generate() and any(int(batch.target_count) for batch in batches)
     if scores.strategy in BASELINES or not can_be_tried:
         return likely
     say(f"trying on the text which {count} layers to keep")
-    return better_layers(model, batches, likely)
+    return better_layers(model, batches, likely, say)
 
 
 def _nothing(model: PreTrainedModel) -> Proof:

@@ -82,7 +82,7 @@ class Pruned(Spec):
     best of arXiv:2407.14679."""
     depth: DepthStrategy | None = None
     """How layers are told apart, where some go. Unless given, the most important ones stay,
-    or those around a block that a trial on the text clearly misses less."""
+    or others if a trial on the text clearly says so."""
     axes: tuple[Axis, ...] = AXES
     """Which sizes a target may change."""
     multiple: Annotated[int, Field(ge=1)] = 32

@@ -86,7 +86,7 @@ class MinitronPruner:
                 `used`; alone, nothing else goes. `narrowed` then holds the tokenizer and the
                 teacher that belong to the student.
             depth: how layers are told apart, where some go. If not given, the most important ones
-                stay, or those around a block that a trial on the text clearly misses less.
+                stay, or others if a trial on the text clearly says so.
             aggregate: how activations are summed up, over tokens and over rows.
             search: tell several shapes for the target apart by short distillation on
                 `calibration_data`: True, or what a recipe can say of it, as

@@ -96,9 +96,12 @@ def test_what_cannot_be_quantised_is_refused_before_the_first_step(tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_layers_that_do_not_fit_are_findings(tmp_path: Path) -> None:
+def test_layers_that_do_not_fit_are_said_beforehand_and_are_findings(tmp_path: Path) -> None:
     recipe = written(tmp_path, quantize={"scheme": "int4", "group_size": 64})
-    directory = run(load(recipe), tmp_path)
+    said: list[str] = []
+    directory = run(load(recipe), tmp_path, say=said.append)
+    (warning,) = (number for number, text in enumerate(said) if "12 layers will stay whole" in text)
+    assert warning < next(number for number, text in enumerate(said) if "untrained" in text)
     found = json.loads((directory.path / "findings.json").read_text())
     named = [one["what"] for one in found if "is not quantised" in one["what"]]
     assert len(named) == 12 and "rows of 32" in named[0]

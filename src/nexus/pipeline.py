@@ -81,7 +81,7 @@ def run(
             with explained("models and data were loaded", LAST_RESORT):
                 scene = load(recipe, directory, folder, parallel, models, say, allow_changed)
             require_room(scene, models)
-            foresee(scene)
+            foresee(scene, say)
             with parallel.alone() as alone:
                 untrained = look_before(scene, say)
                 why_not = ""

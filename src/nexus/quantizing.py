@@ -28,7 +28,7 @@ from nexus.findings import Finding, note
 from nexus.hub import ModelSource
 from nexus.kernels.decoder import evaluated
 from nexus.milestones import fidelity_of, is_sound, source_of
-from nexus.quantization.quantize import Quantized, plan
+from nexus.quantization.quantize import HEAD, Quantized, plan
 from nexus.quantization.scheme import Scheme
 from nexus.results import OverRounded, QuantizedResult, Speed
 from nexus.scene import Scene, move
@@ -47,14 +47,24 @@ def folder_of(scene: Scene, scheme: Scheme, *, distilled: bool = False) -> Path:
     return scene.run.path / (f"{name}-distilled" if distilled else name)
 
 
-def foresee(scene: Scene) -> None:
+def foresee(scene: Scene, say: Say) -> None:
     """Refuse before the first step what could not be quantised after the last one.
+
+    Args:
+        scene: of a run whose student is known.
+        say: told of layers that will stay whole.
 
     Raises:
         UsageError: nothing of the student can be, or processes cannot share out its training.
     """
     if (scheme := scene.recipe.quantize) is not None:
-        plan(scene.student, scheme)
+        fitting, kept = plan(scene.student, scheme)
+        if whole := [why for why in kept.values() if why != HEAD]:
+            say(
+                f"{len(whole)} layers will stay whole and {len(fitting)} will be in {scheme}: of "
+                f"the first, {whole[0]}. Smaller groups fit more rows, as does a student that is "
+                "cut in larger multiples"
+            )
     if (stage := scene.recipe.few_bits_stage) is not None:
         length, world = scene.recipe.data.sequence_length, scene.parallel.world
         if stage.train.tokens_per_step % (length * world):

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nexus import durable, fingerprint, hub
 from nexus.batch import PADDING, Batch
 from nexus.candidates import Candidate, candidate
-from nexus.data.sources import AnySource, Jsonl, LocalDataset, Parquet
 from nexus.data.texts import texts
 from nexus.errors import NexusError, UsageError
+from nexus.examination import source as text_source
 from nexus.hub import Dtype, ModelSource
 from nexus.kernels.decoder import evaluated
 from nexus.kernels.lm_head import can_be_packed
@@ -217,7 +217,7 @@ def _narrowed(asked: Cut, source: Candidate, say: Say) -> Narrowed:
     say("choosing the tokens that the text needs")
     size: Any = asked.vocabulary
     read = (
-        texts([_source(path) for path in paths], source.tokenizer, Path(), length=DOCUMENT,
+        texts([text_source(path) for path in paths], source.tokenizer, Path(), length=DOCUMENT,
               packing=False).documents if paths else ()
         for paths in (asked.text, asked.heldout)
     )  # fmt: skip
@@ -293,7 +293,7 @@ def _calibration(
         return own_text(model, seed=asked.seed), "written by the model itself"
     length = min(SEQUENCE, context_limit or SEQUENCE)
     read = texts(
-        [_source(path) for path in asked.text], tokenizer, Path(), length=length, rows=4,
+        [text_source(path) for path in asked.text], tokenizer, Path(), length=length, rows=4,
         packing=can_be_packed(model),
     )  # fmt: skip
     held: list[Batch] = []
@@ -315,12 +315,6 @@ def _calibration(
 def _beside(scores: Path | None) -> Path | None:
     """Where a search keeps what it measured, if anything is kept."""
     return None if scores is None else scores.with_name(f"{scores.name}.search")
-
-
-def _source(path: str) -> AnySource:
-    if Path(path).is_dir():
-        return LocalDataset(path=path)
-    return Parquet(path=path) if path.endswith(".parquet") else Jsonl(path=path)
 
 
 def _count(model: PreTrainedModel) -> int:

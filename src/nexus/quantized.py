@@ -14,9 +14,9 @@ from nexus import durable, fingerprint
 from nexus.batch import PADDING, Batch
 from nexus.calibration import TOKENS, calibrated
 from nexus.candidates import Candidate, candidate
-from nexus.data.sources import AnySource, Jsonl, LocalDataset, Parquet
 from nexus.data.texts import texts
 from nexus.errors import UsageError
+from nexus.examination import source as text_source
 from nexus.hub import Dtype
 from nexus.kernels.lm_head import can_be_packed
 from nexus.quantization.quantize import plan, refuse_quantized
@@ -84,8 +84,8 @@ def _text(asked: Few, source: Candidate, say: Say) -> Iterator[Batch] | None:
         return None
     length = min(SEQUENCE, source.context_limit or SEQUENCE)
     read = texts(
-        [_source(path) for path in asked.text], source.tokenizer, Path(), length=length, rows=ROWS,
-        packing=can_be_packed(source.model),
+        [text_source(path) for path in asked.text], source.tokenizer, Path(), length=length,
+        rows=ROWS, packing=can_be_packed(source.model),
     )  # fmt: skip
     return _beginning(read, source.model.device, say)
 
@@ -99,9 +99,3 @@ def _beginning(batches: Any, device: torch.device, say: Say) -> Iterator[Batch]:
             return
     if tokens < FEW:
         say(f"--text holds {tokens:,} tokens: grids fit these alone. Give about {TOKENS:,}")
-
-
-def _source(path: str) -> AnySource:
-    if Path(path).is_dir():
-        return LocalDataset(path=path)
-    return Parquet(path=path) if path.endswith(".parquet") else Jsonl(path=path)

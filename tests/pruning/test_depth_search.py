@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from nexus.batch import IGNORED, Batch
@@ -101,6 +103,48 @@ def test_greedy_is_best_for_one_and_the_block_is_the_best_block(small: Small, ro
     assert rank_layers(model, [batch], "contiguous", 3) == best
     for strategy in ("block_influence", "norm_ratio", "perplexity", "contiguous"):
         assert rank_layers(model, [batch], strategy, 5) == (0, 1, 2, 3, 4)
+
+
+class Growing(Deletions):
+    """Layers that are missed the more, the more of their neighbours are gone."""
+
+    def __init__(self, alone: list[float], together: float) -> None:
+        self.alone, self.together = alone, together
+        self.asked: list[int] = []
+
+    def loss(self, kept: Sequence[int]) -> float:
+        gone = [layer for layer in range(len(self.alone)) if layer not in kept]
+        near = sum(1 / (b - a) ** 2 for a, b in itertools.combinations(gone, 2))
+        return sum(self.alone[layer] for layer in gone) + self.together * near
+
+    def without(
+        self, kept: Sequence[int], blocks: Sequence[tuple[int, ...]]
+    ) -> dict[tuple[int, ...], float]:
+        self.asked.append(len(blocks))
+        return {gone: self.loss(_less(tuple(kept), gone)) for gone in blocks}
+
+
+@given(st.lists(st.floats(0.1, 5), min_size=14, max_size=30), st.floats(0, 10), st.integers(1, 30))
+def test_of_many_layers_the_one_that_is_missed_least_goes_each_time(
+    alone: list[float], together: float, count: int
+) -> None:
+    """And later rounds do not try all.
+
+    To see it fail: in depth_search._greedy, let `promising` return nothing once some are tried.
+    """
+    count = min(count, len(alone))
+    deletions = Growing(alone, together)
+    best = tuple(range(len(alone)))
+    while len(best) > count:
+        every = deletions.without(best, [(layer,) for layer in best])
+        best = _less(best, min(every, key=lambda gone: (every[gone], gone)))
+    deletions.asked.clear()
+    found = depth_search._greedy(deletions, len(alone), count)
+    assert deletions.loss(found) == pytest.approx(deletions.loss(best))
+    assert not together or found == best
+    rounds = len(alone) - count
+    if not together:
+        assert sum(deletions.asked) <= len(alone) + depth_search.SHORTLIST * max(0, rounds - 1)
 
 
 @pytest.mark.parametrize("likely", [(0, 1, 2), (0, 2, 4), (1, 3, 4)])

@@ -17,6 +17,9 @@ from nexus.errors import UsageError
 from nexus.kernels.lm_head import head_rows, split_head
 from nexus.pruning.families import Family
 
+LEAST_SIZE = 1e-6
+"""Of a residual stream, where it is divided by: some embeddings, as that of padding, are zero."""
+
 
 def reader(model: PreTrainedModel) -> Callable[[Batch], None]:
     """What puts a batch through the model, its head left out.
@@ -103,9 +106,9 @@ def inverse_size(
     """1 / root mean square of the residual stream: how much an addition to a token counts.
 
     The next norm divides by that size. Without it the few tokens with massive activations
-    (arXiv:2402.17762) decide alone.
+    (arXiv:2402.17762) decide alone. A norm's epsilon is larger than the square of `LEAST_SIZE`.
     """
     width = stream.shape[-1]
     norm = torch.linalg.vector_norm(stream, dim=-1, dtype=torch.float32)
-    size: Tensor = norm.clamp_min(torch.finfo(torch.float32).tiny) / width**0.5
+    size: Tensor = (norm / width**0.5).clamp_min(LEAST_SIZE)
     return size.reciprocal()

@@ -69,6 +69,14 @@ class Scores:
     aggregate: str = "mean l2"
     """How activations were summed up: over the tokens of a row, and over rows."""
 
+    def __post_init__(self) -> None:
+        for name, value in self._tensors().items():
+            if not bool(value.isfinite().all()):
+                raise UsageError(
+                    f"Importance by {self.strategy} is not finite ({name}): the model's weights or "
+                    "what it computes are not. Load it in float32, or choose magnitude"
+                )
+
     def save(self, path: Path, *, model_fingerprint: str, data_fingerprint: str) -> None:
         """Write one file, whole or not at all.
 

@@ -192,7 +192,9 @@ class _Watcher:
         inside = self._inside
         self._turned[number] = self._turned.get(number, 0) + turned(before, after, inside)
         self._passed[number] = self._passed.get(number, 0) + 1
-        scale = inverse_size(by_row(after, inside)) if self._relative else None
+        scale = None
+        if self._relative:  # where padding is, it may be anything
+            scale = inverse_size(by_row(after, inside)).masked_fill(~inside, 0)
         seen, self._seen = self._seen, {}
         if "neurons" in seen:
             self._add("neurons", number, seen["neurons"][0], scale)

@@ -73,3 +73,9 @@ def test_a_real_clock_gives_seconds_and_an_encoder_has_none() -> None:
     model = TINY("bert")
     with pytest.raises(UsageError, match="writes no text. Choose the budget parameters"):
         Latency(model, family_of(model))
+
+
+def test_axes_of_which_nothing_can_go_are_said() -> None:
+    model = TINY("llama")
+    with pytest.raises(UsageError, match="could be timed: no axis among neurons"):
+        Latency(model, family_of(model), multiple=4096, axes=("neurons",))

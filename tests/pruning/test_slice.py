@@ -325,6 +325,35 @@ def test_a_shape_that_the_configuration_refuses_is_said() -> None:
         cut(tiny("llama"), Kept(hidden=torch.arange(40)))
 
 
+@pytest.mark.parametrize("also", [{}, {"hidden": torch.arange(16)}, {"neurons": True}], ids=str)
+def test_layers_that_depend_on_their_number_stay_where_they_are(also: dict[str, Any]) -> None:
+    """Whatever else is cut.
+
+    To see it fail: in slice.cut, leave `_require_same_layers` out.
+    """
+    config = transformers.GPT2Config(
+        vocab_size=60, n_positions=32, n_embd=32, n_layer=4, n_head=2,
+        scale_attn_by_inverse_layer_idx=True,
+    )  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config)
+    if "neurons" in also:
+        also = {"neurons": by_layer(model, lambda: torch.arange(32))}
+    elif also:
+        also |= {"heads": by_layer(model, lambda: torch.arange(1))}
+        also["groups"] = also["heads"]
+    with pytest.raises(UsageError, match="layers of GPT2LMHeadModel depend on their number"):
+        cut(model, Kept(layers=(1, 3), **also))
+    assert sizes(cut(model, Kept(layers=(0, 1), **also))).layers == 2
+
+
+def test_a_token_goes_to_as_many_experts_as_are_left() -> None:
+    model = tiny("qwen3_moe")
+    chosen = model.config.num_experts_per_tok
+    fewer = {number: torch.arange(chosen - 1) for number in range(3)}
+    with pytest.raises(UsageError, match=rf"goes to {chosen} experts, and {chosen - 1} would be"):
+        cut(model, Kept(experts=fewer))
+
+
 def test_layers_must_keep_as_many() -> None:
     uneven = {0: torch.arange(8), 1: torch.arange(9), 2: torch.arange(8)}
     with pytest.raises(UsageError, match=r"keep 8, 9 neurons.*as many in each"):

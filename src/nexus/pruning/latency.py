@@ -83,7 +83,14 @@ class Latency:
         self._own: list[float] = []
         self.shares: dict[Sizes, float] = {self._grid.before: 1.0}
         """What was measured, as shares of the model's own time."""
-        for sizes in self._probes():
+        probes = self._probes()
+        if not probes:
+            raise UsageError(
+                f"No smaller {type(model).__name__} could be timed: no axis among "
+                f"{', '.join(sorted(axes))} can be cut by half in multiples of {multiple}. Name "
+                "more axes, or a smaller multiple"
+            )
+        for sizes in probes:
             self.measure(sizes)
         self._correction = 1.0
 

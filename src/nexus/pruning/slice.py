@@ -106,9 +106,10 @@ def cut(
     before = Sizes.of(model.config, family)
     after = kept.sizes(before)
     _require_legal(model, family, before, after)
+    _require_same_layers(model, family, before, kept.layers)
     small = blank(model, family, after, dtype or model.dtype, kept.layers)
     knife = _Knife(family, before, after, kept, norm_factors or {})
-    prefix, old_layers = layers_of(model, family)
+    prefix, _ = layers_of(model, family)
     values = model.state_dict()
     numbers = kept.layers or tuple(range(before.layers))
     for name, place in small.state_dict().items():
@@ -126,10 +127,6 @@ def cut(
                     f"{tuple(place.shape)}, but {tuple(part.shape)} is kept. Choose another shape"
                 )
             place[rows].copy_(part)
-    _, new_layers = layers_of(small, family)
-    if after == replace(before, layers=after.layers):
-        for new, old in enumerate(numbers):
-            require_same_behaviour(model, old_layers[old], new_layers[new], (old, new))
     small.eval()  # type: ignore[no-untyped-call]
     return small
 
@@ -302,6 +299,21 @@ def blank(
     return small
 
 
+def _require_same_layers(
+    model: PreTrainedModel, family: Family, before: Sizes, kept: tuple[int, ...] | None
+) -> None:
+    """Refuse layers that would do something else at their new places: all else left whole."""
+    if kept is None:
+        return
+    config = smaller_config(model.config, kept, before.layers)
+    with torch.device("meta"), no_init_weights():
+        made: Any = type(model)(config)
+    _, theirs = layers_of(model, family)
+    _, ours = layers_of(made, family)
+    for new, old in enumerate(kept):
+        require_same_behaviour(model, theirs[old], ours[new], (old, new))
+
+
 def _require_legal(model: PreTrainedModel, family: Family, before: Sizes, after: Sizes) -> None:
     problems = []
     if after.heads % after.groups:
@@ -312,6 +324,10 @@ def _require_legal(model: PreTrainedModel, family: Family, before: Sizes, after:
             f"its heads of {after.head_dim} entries must fill the hidden size: {after.hidden} "
             f"takes {fitting:g} heads, not {after.heads}"
         )
+    text = model.config.get_text_config()
+    chosen = int(getattr(text, "num_experts_per_tok", None) or 1)
+    if after.experts != before.experts and after.experts < chosen:
+        problems.append(f"a token goes to {chosen} experts, and {after.experts} would be left")
     if after.vocabulary != before.vocabulary and min(after.vocabulary, after.hidden) < 1:
         problems.append("nothing would be left")
     if problems:

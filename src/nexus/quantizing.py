@@ -156,7 +156,7 @@ def _measured(
         scheme=str(scheme),
         layers=facts["layers"],
         kept=facts["kept"],
-        bits_per_weight=scheme.bits_per_weight,
+        bits_per_weight=facts["bits_per_weight"],
         # Parameters and arithmetic are the student's: stored otherwise, and not fewer.
         size=size(student).model_copy(
             update={"bytes_on_disk": bytes_on_disk(folder), "dtype": scheme.scheme}
@@ -223,11 +223,12 @@ def save_quantized(
         NexusError: loaded again it gives other logits.
     """
     hub.save(found.model, tokenizer, folder)
+    scale: Any = found.model.get_submodule(found.layers[0]).weight_scale
     facts = facts | {
         "scheme": found.scheme.scheme,
         "group_size": found.scheme.group or "row",
         "symmetric": found.scheme.symmetric,
-        "bits_per_weight": round(found.scheme.bits_per_weight, 3),
+        "bits_per_weight": round(found.scheme.bits_per_weight(8 * scale.itemsize), 3),
         "layers": len(found.layers),
         "kept": found.kept,
         "bytes": bytes_on_disk(folder),

@@ -55,6 +55,29 @@ def test_another_form_is_refused_and_named(change: dict[str, Any]) -> None:
         scheme_in(config, "m")
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("", {"transform_config": {"config_groups": {"u": {"type": "hadamard"}}}}),
+        ("", {"kv_cache_scheme": {"num_bits": 8, "type": "float"}}),
+        ("weights", {"symmetric": False}),
+        ("weights", {"strategy": "group", "group_size": 32}),
+        ("input_activations", {"num_bits": 4}),
+        ("input_activations", {"symmetric": False}),
+        ("input_activations", {"strategy": "tensor"}),
+    ],
+    ids=str,
+)
+def test_what_else_would_be_computed_is_not_left_out_in_silence(
+    part: str, change: dict[str, Any]
+) -> None:
+    """To see it fail: in config.scheme_in, leave `_is_ours` and `_OTHERS` out."""
+    config = copy.deepcopy(config_of(scheme_of(scheme="int8_dynamic"), ()))
+    (config["config_groups"]["group_0"][part] if part else config).update(change)
+    with pytest.raises(UsageError, match="not read here"):
+        scheme_in(config, "m")
+
+
 @pytest.mark.parametrize("scheme", ALL, ids=str)
 def test_compressed_tensors_understands_it(scheme: Scheme) -> None:
     library = pytest.importorskip("compressed_tensors.quantization")

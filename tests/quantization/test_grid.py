@@ -25,14 +25,25 @@ some_bits = st.sampled_from([2, 3, 4, 8])
 
 
 @settings(max_examples=60, deadline=None)
-@given(matrices, some_bits, st.booleans())
+@given(
+    matrices, some_bits, st.booleans(),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)  # fmt: skip
 def test_no_value_is_off_by_more_than_half_a_step(
-    made: tuple[torch.Tensor, int], bits: int, symmetric: bool
+    made: tuple[torch.Tensor, int], bits: int, symmetric: bool, dtype: torch.dtype
 ) -> None:
+    """Neither are the ends, whatever scales are rounded to.
+
+    To see it fail: in grid._at_least, return `exact.to(dtype)`.
+    """
     weight, group = made
-    grid = round_to_grid(weight, bits, group, symmetric=symmetric)
-    steps = grid.scale.repeat_interleave(group, 1)
-    assert bool(((grid.values() - weight).abs() <= 0.5001 * steps).all())
+    grid = round_to_grid(weight, bits, group, symmetric=symmetric, dtype=dtype)
+    assert grid.scale.dtype == dtype
+    steps = grid.scale.float().repeat_interleave(group, 1)
+    codes = grid.codes.float()
+    if grid.zero is not None:
+        codes = codes - grid.zero.float().repeat_interleave(group, 1)
+    assert bool(((codes * steps - weight).abs() <= 0.501 * steps).all())
     low, high = reach(bits)
     assert low <= int(grid.codes.min()) and int(grid.codes.max()) <= high
 

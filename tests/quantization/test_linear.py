@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from nexus.quantization.grid import Grid, round_to_grid
-from nexus.quantization.linear import DynamicLinear, PackedLinear, rounded_tokens
+from nexus.quantization.linear import DynamicLinear, PackedLinear, filled_up, rounded_tokens
 from nexus.quantization.scheme import Scheme, scheme_of
 
 SCHEMES = [
@@ -137,3 +137,15 @@ def test_each_token_has_its_own_scale_and_is_off_by_half_a_step(seed: int, sprea
     codes, scale = rounded_tokens(x)
     assert bool(((codes * scale - x).abs() <= 0.5001 * scale).all())
     assert torch.equal(rounded_tokens(x[:1])[0], codes[:1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
+def test_zeros_that_an_accelerator_wants_change_no_product(rows: int, inner: int, out: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    one = torch.randint(-128, 128, (rows, inner), generator=generator, dtype=torch.int8)
+    other = torch.randint(-128, 128, (inner, out), generator=generator, dtype=torch.int8)
+    left, right = filled_up(one, other)
+    assert len(left) > 16 and left.shape[1] % 8 == right.shape[1] % 8 == 0
+    found = (left.long() @ right.long())[:rows, :out]
+    assert torch.equal(found, one.long() @ other.long())

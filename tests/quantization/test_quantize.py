@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
 
 from nexus.errors import UsageError
 from nexus.quantization.grid import round_to_grid
@@ -81,6 +87,18 @@ def test_weights_that_are_no_linear_layers_are_refused() -> None:
     said = r"not transformer\.h\.0\.attn\.c_attn, since it is a Conv1D, no Linear; not lm_head"
     with pytest.raises(UsageError, match=said):
         quantize(model, scheme_of(8))
+
+
+def test_what_an_encoder_decides_with_is_its_head() -> None:
+    """To see it fail: in quantize.plan, leave `body` out."""
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=64,
+        )
+    )  # fmt: skip
+    found = quantize(model, scheme_of(8))
+    assert found.kept == {"classifier": HEAD} and "bert.pooler.dense" in found.layers
 
 
 def test_nothing_is_quantised_twice(make) -> None:  # type: ignore[no-untyped-def]

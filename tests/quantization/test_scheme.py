@@ -16,10 +16,11 @@ def test_few_bits_share_scales_in_groups_and_eight_in_rows() -> None:
 
 
 def test_scales_cost_bits() -> None:
-    assert scheme_of(4, group_size=32).bits_per_weight == 4.5
-    assert scheme_of(4, group_size=64).bits_per_weight == 4.25
-    assert scheme_of(4, group_size=32, symmetric=False).bits_per_weight == 4 + (16 + 4) / 32
-    assert scheme_of(8).bits_per_weight == 8
+    assert scheme_of(4, group_size=32).bits_per_weight() == 4.5
+    assert scheme_of(4, group_size=64).bits_per_weight() == 4.25
+    assert scheme_of(4, group_size=64).bits_per_weight(32) == 4.5
+    assert scheme_of(4, group_size=32, symmetric=False).bits_per_weight() == 4 + (16 + 4) / 32
+    assert scheme_of(8).bits_per_weight() == 8
 
 
 @pytest.mark.parametrize(

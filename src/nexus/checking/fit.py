@@ -304,7 +304,7 @@ def few_bits_bytes(recipe: Recipe, student: nn.Module) -> int:
         return 0
     inside = sum(layer.weight.numel() for layer in plan(student, scheme)[0].values())
     outside = sum(p.numel() for p in student.parameters()) - inside
-    saved = int(inside * scheme.bits_per_weight / 8) + 2 * outside
+    saved = int(inside * scheme.bits_per_weight() / 8) + 2 * outside
     if stage is None or scheme.distill is None:
         return saved
     scales = 4 * (1 + MOMENTS) * (inside // scheme.group if scheme.group else 0)

@@ -10,6 +10,9 @@ from nexus.quantization.scheme import SCHEMES, Scheme
 
 METHOD = "compressed-tensors"
 
+_OTHERS = ("transform_config", "kv_cache_scheme", "moe_sparsity_config")
+"""What changes what a model computes besides the rounding of its linear layers."""
+
 
 def config_of(scheme: Scheme, kept: Sequence[str]) -> dict[str, Any]:
     """The `quantization_config` of a model.
@@ -58,7 +61,10 @@ def scheme_in(config: Mapping[str, Any], where: str) -> tuple[Scheme, frozenset[
         and weights.get("type") == "int"
         and kind in ("group", "channel")
         and not weights.get("actorder")
-        and (not dynamic or (bits == 8 and entering.get("dynamic") is True))
+        and (not dynamic or _is_ours(weights, entering))
+        and not group.get("output_activations")
+        and group.get("format") in (None, config.get("format"))
+        and not any(config.get(other) for other in _OTHERS)
         and config.get("format") == ("int-quantized" if dynamic else "pack-quantized")
         and all(not str(name).startswith("re:") for name in config.get("ignore") or ())
     )
@@ -70,6 +76,16 @@ def scheme_in(config: Mapping[str, Any], where: str) -> tuple[Scheme, frozenset[
         return Scheme(scheme="int8_dynamic"), frozenset(config.get("ignore") or ())
     found = {"scheme": SCHEMES[bits], "group_size": size, "symmetric": symmetric}
     return Scheme.parse(found, where), frozenset(config.get("ignore") or ())
+
+
+def _is_ours(weights: Mapping[str, Any], entering: Mapping[str, Any]) -> bool:
+    """Whether rows of weights and tokens that enter are rounded to eight bits around zero."""
+    (ours,) = config_of(Scheme(scheme="int8_dynamic"), ())["config_groups"].values()
+    return all(
+        given.get(name) == wanted[name]
+        for given, wanted in ((weights, ours["weights"]), (entering, ours["input_activations"]))
+        for name in ("num_bits", "type", "symmetric", "strategy", "dynamic")
+    )
 
 
 def _arguments(bits: int, symmetric: bool, group: int | None) -> dict[str, Any]:

@@ -121,16 +121,25 @@ def _rounded(parts: Tensor, bits: int, symmetric: bool, dtype: torch.dtype, shri
     steps = float(high - low)
     zero = None
     if symmetric:
-        widest = parts.abs().amax(-1) * shrink
-        scale = (2 * widest / steps).to(dtype)
-        scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+        scale = _at_least(2 * parts.abs().amax(-1) * shrink / steps, dtype)
     else:
         least, most = parts.amin(-1).clamp(max=0) * shrink, parts.amax(-1).clamp(min=0) * shrink
-        scale = ((most - least) / steps).to(dtype)
-        scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+        scale = _at_least((most - least) / steps, dtype)
         zero = (low - least / scale.float()).round().clamp(low, high).to(torch.int8)
     codes = nearest_codes(parts, scale, zero, bits).to(torch.int8)
     return Grid(codes.flatten(1), scale, zero)
+
+
+def _at_least(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """The next number of a type that is no smaller: else the ends of the widest grids are clipped.
+
+    One where all values are zero.
+    """
+    scale = exact.to(dtype)
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[scale.itemsize]
+    above = (scale.view(bits) + 1).view(dtype)  # of what is not negative
+    scale = torch.where(scale.to(exact.dtype) < exact, above, scale)
+    return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
 def _mixed(which: Tensor, one: Grid, other: Grid) -> Grid:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -253,8 +253,16 @@ def rounded_tokens(x: Float[Tensor, "n in"]) -> tuple[Tensor, Float[Tensor, "n 1
 
 
 def _whole_product(codes: Tensor, weight: Tensor) -> Tensor:
-    """In 32 bits. CUDA's kernel wants at least 17 rows, which are filled up with zeros."""
-    rows = len(codes)
-    if codes.device.type == "cuda" and rows <= 16:
-        codes = F.pad(codes, (0, 0, 0, 17 - rows))
-    return torch._int_mm(codes, weight.T)[:rows]
+    """In 32 bits."""
+    if codes.device.type == "cuda":
+        return torch._int_mm(*filled_up(codes, weight.T))[: len(codes), : len(weight)]
+    return torch._int_mm(codes, weight.T)
+
+
+def filled_up(
+    one: Int8[Tensor, "n k"], other: Int8[Tensor, "k m"]
+) -> tuple[Int8[Tensor, "_ _"], Int8[Tensor, "_ _"]]:
+    """With zeros, as CUDA's kernel wants it: 17 rows at least, all else in multiples of 8."""
+    inner, outer = -one.shape[1] % 8, -other.shape[1] % 8
+    one = F.pad(one, (0, inner, 0, max(0, 17 - len(one))))
+    return one, F.pad(other.T, (0, inner, 0, outer)).T if inner or outer else other

@@ -85,13 +85,14 @@ def plan(model: PreTrainedModel, scheme: Scheme) -> tuple[dict[str, nn.Linear], 
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[no-untyped-call]
     apart = {id(part) for part in model.modules() if isinstance(part, nn.Embedding)}
+    body = {id(part) for part in model.base_model.modules()}
     fitting: dict[str, nn.Linear] = {}
     kept: dict[str, str] = {}
     for name, part in model.named_modules():
         matrices = [one for one in part.parameters(recurse=False) if one.dim() > 1]
         if not matrices or id(part) in apart or part is embedding:
             continue
-        if part is head:
+        if part is head or (head is None and id(part) not in body):
             kept[name] = HEAD
         elif type(part) is not nn.Linear:
             kept[name] = f"it is a {type(part).__name__}, no Linear"

@@ -58,12 +58,11 @@ class Scheme(Spec):
     def dynamic(self) -> bool:
         return self.scheme == "int8_dynamic"
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored for each weight of a large layer, scales in 16 bits included; rows apart."""
+    def bits_per_weight(self, scale_bits: int = 16) -> float:
+        """Stored for each weight of a large layer, scales included where groups have them."""
         if self.group is None:
             return float(self.bits)
-        return self.bits + (16 if self.symmetric else 16 + self.bits) / self.group
+        return self.bits + (scale_bits if self.symmetric else scale_bits + self.bits) / self.group
 
     def __str__(self) -> str:
         share = "a row" if self.group is None else f"groups of {self.group}"

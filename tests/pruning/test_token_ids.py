@@ -27,3 +27,26 @@ def test_an_id_that_no_token_had_is_taken_out() -> None:
     config = LlamaConfig(pad_token_id=-1)
     renumber(config, {3: 1})
     assert config.pad_token_id == -1
+
+
+def test_a_sequence_that_lost_a_token_is_no_longer_asked_for() -> None:
+    """To see it fail: in token_ids._moved, leave `sequence` out."""
+    config = GenerationConfig(
+        bad_words_ids=[[10, 11], [12], [13]], force_words_ids=[[[10], [12]], [[11]], [10, 13]]
+    )
+    renumber(config, {10: 0, 13: 1})
+    assert config.bad_words_ids == [[1]]
+    assert config.force_words_ids == [[[0]], [0, 1]]
+    config = GenerationConfig(bad_words_ids=[[12]], suppress_tokens=[11, 13])
+    renumber(config, {10: 0, 13: 1})
+    assert (config.bad_words_ids, config.suppress_tokens) == (None, [1])
+
+
+def test_biases_go_with_their_sequences() -> None:
+    pairs = [[[10], 2.0], [[10, 13], -1.0], [[10, 12], 5.0]]
+    for biases in (pairs, {tuple(ids): bias for ids, bias in pairs}):
+        config = GenerationConfig(sequence_bias=biases)
+        assert named_ids(config) >= {10, 12, 13}
+        renumber(config, {10: 0, 13: 1})
+        assert config.sequence_bias == [[[0], 2.0], [[0, 1], -1.0]]
+        config.validate()

@@ -7,6 +7,7 @@ import json
 import runpy
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,15 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from nexus import fingerprint
-from nexus.fingerprint import of_chat_template, of_config, of_files, of_model, of_source
+from nexus.batch import IGNORED, Batch
+from nexus.fingerprint import (
+    of_chat_template,
+    of_config,
+    of_files,
+    of_model,
+    of_source,
+    of_text,
+)
 from nexus.fingerprint import of_tokenizer as of
 from nexus.hub import ModelSource
 
@@ -92,7 +101,7 @@ def test_a_configuration_is_its_file(saved: Path) -> None:
     assert of_config(saved) == of_config(saved / "config.json")
 
 
-@pytest.mark.parametrize("change", ["value", "type", "name", "shape"])
+@pytest.mark.parametrize("change", ["value", "type", "name", "shape", "config"])
 def test_other_weights_in_memory_have_another_fingerprint(model: Any, change: str) -> None:
     """A single number that differs by the least there is, too."""
     other: Any = copy.deepcopy(model)
@@ -108,12 +117,24 @@ def test_other_weights_in_memory_have_another_fingerprint(model: Any, change: st
         case "shape":
             head = other.lm_head
             head.weight = torch.nn.Parameter(head.weight.detach().reshape(head.weight.shape[::-1]))
+        case "config":
+            other.config.rms_norm_eps *= 2
     assert of_model(other) != of_model(model)
 
 
-def test_equal_weights_in_memory_have_one_fingerprint(model: Any) -> None:
+def test_equal_weights_in_memory_have_one_fingerprint(model: Any, tmp_path: Path) -> None:
     assert of_model(model) == of_model(copy.deepcopy(model))
+    model.save_pretrained(tmp_path)
+    assert of_model(type(model).from_pretrained(tmp_path)) == of_model(model)
     assert of_model(torch.nn.BatchNorm1d(2)) != of_model(torch.nn.BatchNorm1d(3))
+
+
+def test_the_same_tokens_to_predict_other_ones_are_another_text() -> None:
+    """To see it fail: in fingerprint.of_text, leave `targets` out."""
+    ids = torch.arange(6)[None]
+    batch = Batch(ids, ids, *[torch.zeros_like(ids)] * 4)
+    fewer = replace(batch, targets=torch.where(ids > 2, ids, IGNORED))
+    assert of_text([batch]) == of_text(iter([batch])) != of_text([fewer])
 
 
 def made(tokenizer: Tokenizer) -> Any:

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from nexus.batch import Batch
 from nexus.hub import ModelSource
@@ -27,6 +27,11 @@ CHUNK_BYTES = 64 * 2**20
 _BLOCK_BYTES = 2**20
 
 _OF_A_MODEL = ("*.safetensors", "*.safetensors.index.json", "config.json", "*.py")
+
+_NOT_COMPUTED_WITH = (
+    "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache",
+)  # fmt: skip
+"""What a configuration says that changes no logits, or that weights say themselves."""
 
 Item = TypeVar("Item")
 
@@ -67,17 +72,22 @@ def of_files(files: Sequence[Path]) -> str:
 
 
 def of_model(model: nn.Module) -> str:
-    """That of a model in memory: of names, shapes, types and all numbers of its weights."""
+    """That of a model in memory: of names, shapes, types and all numbers of its weights, and of
+    what its configuration says that they are computed with."""
     weights = sorted(model.state_dict().items())
     names = [f"{name} {tuple(weight.shape)} {weight.dtype}" for name, weight in weights]
+    config = getattr(model, "config", None)
+    facts = config.to_dict() if isinstance(config, PreTrainedConfig) else {}
+    said = {name: value for name, value in facts.items() if name not in _NOT_COMPUTED_WITH}
+    names.append(json.dumps(said, sort_keys=True, default=str))
     return _together([*names, *_in_threads(_of_tensor, [weight for _, weight in weights])])
 
 
 def of_text(batches: Iterable[Batch]) -> str:
-    """That of rows of tokens, and of where in them documents lie."""
+    """That of rows of tokens, of where in them documents lie, and of what is to be predicted."""
     total = hashlib.sha256()
     for batch in batches:
-        for part in (batch.input_ids, batch.documents):
+        for part in (batch.input_ids, batch.documents, batch.targets):
             total.update(str(tuple(part.shape)).encode())
             total.update(part.cpu().contiguous().numpy().tobytes())
     return total.hexdigest()

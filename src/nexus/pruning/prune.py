@@ -16,11 +16,12 @@ from nexus.memory import give_back
 from nexus.proofs import Proof
 from nexus.pruning import latency
 from nexus.pruning.budget import Budget
+from nexus.pruning.choose import choose, most_important
 from nexus.pruning.depth_search import DepthStrategy, better_layers, rank_layers
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import BASELINES, Scores, Strategy, measure
 from nexus.pruning.repair import repair as refit
-from nexus.pruning.search import AXES, TOLERANCE, Axis, choose, most_important
+from nexus.pruning.search import AXES, TOLERANCE, Axis
 from nexus.pruning.silenced import silenced, why_not
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import Kept, cut

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from nexus.pipeline import run
 from nexus.recipe.load import load
 from nexus.results import Evaluation
 
@@ -70,6 +73,44 @@ def test_each_student_is_smaller_and_each_stage_has_its_account(folder: Path) ->
         assert later.begun and earlier.ended and later.begun.forward_kl and earlier.ended.forward_kl
         cost = later.begun.forward_kl.value - earlier.ended.forward_kl.value
         assert later.cost_of_cut["forward_kl"].value == pytest.approx(cost)
+
+
+def test_budgets_count_the_same_at_every_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes are those of the files, shares of the larger model's own; time is that of one type.
+
+    To see it fail: in cascade._built, leave out the types, or load what is cut in float32.
+    """
+    path = CASCADE["write_workspace"](tmp_path / "w")
+    cuts = [
+        {"kind": "pruned", "target": share, "budget": budget, "multiple": 4}
+        for share, budget in ((1.0, "bytes"), (0.9, "latency"), (0.95, "bytes"))
+    ]
+    timed: list[torch.dtype] = []
+    monkeypatch.setattr("nexus.pruning.latency.seconds_a_token", lambda model: clock(model, timed))
+    precise = ("fp32", "pure_bf16", "pure_bf16")
+    changes = ["teacher.dtype=bfloat16", f"student={cuts[0]}", f"stages.1.student={cuts[1]}"]
+    changes += [f"stages.2.student={cuts[2]}", "stages.2.teacher=original"]
+    changes += [f"stages.{number}.train.precision={each}" for number, each in enumerate(precise)]
+    changes += [f"stages.{number}.train.steps=1" for number in range(3)]
+    run(load(path, tuple(changes)), path.parent)
+    made = path.parent / "run"
+    places = (path.parent / "teacher", made / "stages/three/student", made / "stages/two/student",
+              made / "student")  # fmt: skip
+    whole, three, two, last = (
+        sum(weight.numel() * weight.itemsize for weight in load_file(file).values())
+        for file in (place / "model.safetensors" for place in places)
+    )
+    assert three / (whole / 2) == pytest.approx(1, rel=0.02)  # the teacher is held in bfloat16
+    assert last / two == pytest.approx(0.95, rel=0.02)
+    assert set(timed) == {torch.bfloat16}
+
+
+def clock(model: Any, timed: list[torch.dtype]) -> float:
+    """A machine that takes as long as there are weights."""
+    timed.append(model.dtype)
+    return sum(weight.numel() for weight in model.parameters()) * 1e-9
 
 
 @pytest.mark.parametrize(

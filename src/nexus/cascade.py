@@ -19,6 +19,7 @@ from nexus.cursor import first_row
 from nexus.data.loader import Batches
 from nexus.disk import writing
 from nexus.errors import UsageError
+from nexus.hub import Dtype
 from nexus.kernels.lm_head import prove, split_head
 from nexus.milestones import (
     CUT,
@@ -30,6 +31,7 @@ from nexus.milestones import (
     source_of,
     student_folder,
 )
+from nexus.pruning.target import Types
 from nexus.recipe.schema import Stage
 from nexus.scene import CALIBRATION_TOKENS, PRUNING, Scene, decided, move
 from nexus.students import AnyStudent
@@ -123,12 +125,12 @@ def _cut(scene: Scene, number: int, batches: Batches, folder: Path, say: Say) ->
         raise ValueError(f"stage '{stage.name}' cuts no student")
     say(f"cutting the student of stage '{stage.name}' ({stage.student.kind})")
     # As it lies on disk, and not as it was trained: the same numbers when the run is begun again.
-    larger = _loaded(scene, student_folder(scene, number - 1))
+    larger = _loaded(scene, student_folder(scene, number - 1), dtype="auto")
     tokens = stage.student.tokens if stage.student.kind == "pruned" else CALIBRATION_TOKENS
     text = batches.beginning(tokens, first_row(scene.recipe, number))
     looked_at = (batch.to(scene.parallel.device) for batch in text)
     try:
-        smaller = _built(scene, stage, stage.student, larger, looked_at, say)
+        smaller = _built(scene, number, stage.student, larger, looked_at, say)
     except UsageError as error:
         raise UsageError(f"stage '{stage.name}': {error}") from None
     _save(scene, smaller, folder, stage)
@@ -136,7 +138,7 @@ def _cut(scene: Scene, number: int, batches: Batches, folder: Path, say: Say) ->
 
 def _built(
     scene: Scene,
-    stage: Stage,
+    number: int,
     student: AnyStudent,
     larger: PreTrainedModel,
     text: Iterable[Batch],
@@ -144,7 +146,10 @@ def _built(
 ) -> PreTrainedModel:
     given = (larger, text, scene.folder, scene.recipe.seed)
     if student.kind == "pruned":
-        return student.build(*given, place(scene.run, stage) / PRUNING, say)
+        stage = scene.recipe.all_stages[number]
+        # Timed as the first student was, whose larger model the teacher is.
+        types = Types(scene.recipe.saved_in(number), scene.teacher.pretrained.dtype)
+        return student.build(*given, place(scene.run, stage) / PRUNING, say, types)
     return student.build(*given)
 
 
@@ -160,10 +165,10 @@ def _save(scene: Scene, student: PreTrainedModel, folder: Path, stage: Stage) ->
     durable.verify(folder)
 
 
-def _loaded(scene: Scene, folder: Path) -> PreTrainedModel:
+def _loaded(scene: Scene, folder: Path, dtype: Dtype = "float32") -> PreTrainedModel:
     """A student of the run, proved to be whole."""
     durable.verify(folder)
-    student = hub.load_model(source_of(scene, folder), scene.folder, dtype="float32")
+    student = hub.load_model(source_of(scene, folder), scene.folder, dtype=dtype)
     move(student, scene.parallel.device)
     prove(split_head(student, scene.vocabulary, scene.packed))
     return student

@@ -24,6 +24,7 @@ from nexus.kernels.lm_head import head_rows, prove, split_head
 from nexus.narrowing import fewer_tokens, narrowed_teacher
 from nexus.objectives.weighted_sum import WeightedSum
 from nexus.products import WORTH_SAYING, bf16_over_fp32
+from nexus.pruning.target import Types
 from nexus.pruning.vocabulary import Vocabulary
 from nexus.quantized_teacher import in_few_bits
 from nexus.recipe.schema import Recipe, Stage
@@ -366,13 +367,13 @@ def make_student(
         looked_at = (batch.to(parallel.device) for batch in batches.beginning(CALIBRATION_TOKENS))
         return student.build(teacher, looked_at, folder, recipe.seed)
     text = [batch.to(parallel.device) for batch in batches.beginning(student.tokens)]
-    workspace = directory.path / PRUNING
+    workspace, types = directory.path / PRUNING, Types(saved=recipe.saved_in(0))
     if parallel.world > 1:
         with parallel.alone() as alone:
             if alone:
-                student.build(teacher, text, folder, recipe.seed, workspace, say)
-        return student.build(teacher, text, folder, recipe.seed, workspace)
-    return student.build(teacher, text, folder, recipe.seed, workspace, say)
+                student.build(teacher, text, folder, recipe.seed, workspace, say, types)
+        return student.build(teacher, text, folder, recipe.seed, workspace, types=types)
+    return student.build(teacher, text, folder, recipe.seed, workspace, say, types)
 
 
 def stage_batches(scene: Scene, number: int) -> Batches:

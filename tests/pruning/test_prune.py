@@ -23,7 +23,7 @@ from nexus.pruning.prune import another_order, prune
 from nexus.pruning.search import AXES
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import cut
-from nexus.pruning.target import Target
+from nexus.pruning.target import Target, Types
 from nexus.ties import is_tied
 
 SLICING = runpy.run_path(str(Path(__file__).with_name("test_slice.py")))
@@ -167,6 +167,27 @@ def test_time_is_told_in_the_type_of_the_model_that_is_cut(
     target = Target(0.8, "latency")
     made = prune(model, [rows(9)], target=target, multiple=2, dtype=torch.float32)
     assert made.model.dtype == torch.float32 and set(timed) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])
+@pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])
+def test_bytes_are_those_of_the_student_itself(held: Any, dtype: Any, rows: Rows) -> None:
+    """A share is one of the whole model as it is held. To see it fail: count in its type."""
+    model = tiny("llama").to(held)
+    whole = count(model) * held.itemsize
+    share = 0.4 if (held, dtype) == (torch.float32, torch.bfloat16) else 0.8
+    made = prune(model, [rows(9)], target=Target(share, "bytes"), multiple=2, dtype=dtype)
+    there = sum(weight.numel() * weight.element_size() for weight in made.model.parameters())
+    assert there / whole == pytest.approx(share, rel=0.02)
+    assert made.met is not None and made.met.taken == there and made.met.whole == whole
+    assert "it meets the target" in {each.name for each in made.findings}
+
+
+def test_bytes_may_be_those_that_it_is_saved_in_later(rows: Rows) -> None:
+    model, later = tiny("llama"), Types(saved=torch.bfloat16)
+    made = prune(model, [rows(9)], target=Target(0.4, "bytes", later), multiple=2)
+    assert made.model.dtype == torch.float32
+    assert 2 * count(made.model) / (4 * count(model)) == pytest.approx(0.4, rel=0.02)
 
 
 def test_a_target_or_a_shape_and_not_both(rows: Rows) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from nexus.pruning.choose import choose
 from nexus.pruning.families import FAMILIES, family_of
 from nexus.pruning.importance import measure
-from nexus.pruning.choose import choose
 from nexus.pruning.silenced import silenced, why_not
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import Kept, cut

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,23 @@ def test_stages_keep_their_order_and_replace_objectives_and_train(values: dict[s
     ]
     assert [stage.name for stage in Recipe.parse(values).all_stages] == ["warm", "main"]
     assert "keep one or the other" in refused({**values, "train": train})
+
+
+def test_a_student_is_saved_as_its_last_stage_trains_it(values: dict[str, Any]) -> None:
+    shared = {"objectives": values.pop("objectives")}
+    train, cut = values.pop("train"), {"kind": "layers", "count": 1}
+    values["stages"] = [
+        {"name": name, **shared, "train": {**train, "precision": precision}, **more}
+        for name, precision, more in (
+            ("one", "bf16", {}),
+            ("two", "pure_bf16", {}),
+            ("three", "pure_bf16", {"student": cut}),
+            ("four", "fp32", {}),
+        )
+    ]
+    recipe = Recipe.parse(values)
+    half, full = torch.bfloat16, torch.float32
+    assert [recipe.saved_in(number) for number in range(4)] == [half, half, full, full]
 
 
 @pytest.mark.parametrize("missing", ["objectives", "train"])

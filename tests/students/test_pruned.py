@@ -16,6 +16,7 @@ from nexus.errors import UsageError
 from nexus.planning.hollow import Hollow
 from nexus.pruning.families import family_of
 from nexus.pruning.sizes import Sizes
+from nexus.pruning.target import Types
 from nexus.students.pruned import Pruned
 
 TINY = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tiny.py"))
@@ -53,6 +54,18 @@ def test_a_share_of_any_budget_is_met(text: list[Batch], tmp_path: Path) -> None
     left = (count(model) - tables - heads for model in (student, whole))
     after, before = left
     assert abs(after / before / 0.8 - 1) <= 0.02
+
+
+def test_bytes_are_counted_as_a_run_saves_them(text: list[Batch], tmp_path: Path) -> None:
+    """To see it fail: count in the teacher's type."""
+    whole = teacher().bfloat16()
+    spec, before = Pruned.parse({"target": 0.9, "budget": "bytes", "multiple": 4}), count(whole)
+    for saved in (torch.float32, torch.bfloat16):
+        types = Types(saved=saved)
+        student = spec.build(whole, text, tmp_path, seed=0, types=types)
+        assert saved.itemsize * count(student) / (2 * before) == pytest.approx(0.9, rel=0.02)
+        sizes = spec.sizes(Hollow(whole.config, torch.bfloat16).model, types)
+        assert sizes == Sizes.of(student.config, family_of(student))
 
 
 @pytest.mark.parametrize("kind", ["meta", "hollow"])

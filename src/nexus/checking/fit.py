@@ -19,6 +19,7 @@ from nexus.planning.hollow import Hollow
 from nexus.planning.memory import COMPILER_BYTES, Forecast, Work, forecast, width_of
 from nexus.proofs import Proof
 from nexus.pruning.depth import smaller_config
+from nexus.pruning.target import Types
 from nexus.quantization.quantize import plan
 from nexus.recipe.schema import Recipe
 from nexus.scene import Models, configurations
@@ -113,26 +114,35 @@ def student_shapes(
     if len(configs) > 1:
         config, shapes = configs[-1], Hollow(configs[-1], dtype)
     else:
-        config, shapes = _cut(recipe.student, configs[0], dtype)
-    for stage in recipe.all_stages[1 : number + 1]:
+        held = teacher_type(recipe.teacher.dtype, configs[0])
+        config, shapes = _cut(recipe.student, configs[0], dtype, held, recipe.saved_in(0))
+    for at, stage in enumerate(recipe.all_stages[1 : number + 1], 1):
         if stage.student is not None:
+            held = recipe.saved_in(at - 1)
             try:
-                config, shapes = _cut(stage.student, config, dtype)
+                config, shapes = _cut(stage.student, config, dtype, held, recipe.saved_in(at))
             except UsageError as error:
                 raise UsageError(f"stage '{stage.name}': {error}") from None
     return shapes
 
 
 def _cut(
-    student: AnyStudent, config: PreTrainedConfig, dtype: torch.dtype
+    student: AnyStudent,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    held: torch.dtype,
+    saved: torch.dtype,
 ) -> tuple[PreTrainedConfig, Hollow]:
-    """A configuration and the shapes of what is cut out of the model of another."""
+    """A configuration and the shapes of what is cut out of the model of another.
+
+    Of a budget of bytes they are told by what that is held and the student is saved in.
+    """
     match student:
         case Pruned():
             if student.vocabulary is not None:
-                student = student.of_whole(Hollow(config).model)
+                student = student.of_whole(Hollow(config, held).model)
                 config = student.narrow_config(config)
-            smaller = student.config(Hollow(config).model)
+            smaller = student.config(Hollow(config, held).model, Types(saved=saved))
             return smaller, Hollow(smaller, dtype)
         case Layers():
             kept = student.pick if isinstance(student.pick, tuple) else student.count
@@ -149,8 +159,7 @@ def forecast_of(
     """What a stage will take at most, this program itself apart."""
     stage = recipe.all_training[number]
     train = stage.train
-    dtype = torch.bfloat16 if train.precision == "pure_bf16" else torch.float32
-    student = student_shapes(recipe, configs, dtype, number)
+    student = student_shapes(recipe, configs, train.weights, number)
     teacher = Hollow(configs[0])
     width = teacher_width(recipe.teacher.dtype, configs[0])
     rows = train.tokens_per_step // recipe.data.sequence_length // parallel.world
@@ -176,8 +185,13 @@ def forecast_of(
 
 def teacher_width(dtype: Dtype, config: PreTrainedConfig) -> int:
     """Bytes of a weight of the teacher; under `auto`, of the type that it was saved in."""
+    return width_of(teacher_type(dtype, config))
+
+
+def teacher_type(dtype: Dtype, config: PreTrainedConfig) -> torch.dtype:
+    """What the teacher is held in; under `auto`, the type that it was saved in."""
     held = getattr(torch, dtype) if dtype != "auto" else config.dtype
-    return width_of(held if isinstance(held, torch.dtype) else torch.float32)
+    return held if isinstance(held, torch.dtype) else torch.float32
 
 
 def _is_spread(train: TrainSpec, whole: Forecast, parallel: Parallel) -> bool:

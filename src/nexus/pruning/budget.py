@@ -10,6 +10,7 @@ from math import prod
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -17,8 +18,8 @@ from nexus.pruning.families import Family, layers_of
 from nexus.pruning.sizes import Sizes, without_number
 
 Measure = Literal["parameters", "without_embeddings", "bytes", "flops"]
-"""What can be counted: parameters, the same without embedding and head, the bytes of the weights
-in the model's own precision, or the floating-point operations of a token's forward pass."""
+"""What can be counted: parameters, the same without embedding and head, the bytes of the weights,
+or the floating-point operations of a token's forward pass."""
 
 UNITS: dict[Measure, str] = {
     "parameters": "parameters",
@@ -54,8 +55,22 @@ class Budget:
     What attention computes between tokens depends on the text's length and is left out.
     """
 
-    def __init__(self, model: PreTrainedModel, family: Family, measure: Measure) -> None:
-        self.measure = measure
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        measure: Measure,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Find the products.
+
+        Args:
+            model: in memory or without weights.
+            family: its row.
+            measure: what is counted.
+            dtype: of the weights whose bytes are counted; the model's own if not given.
+        """
+        self.measure, self.dtype = measure, dtype
         self._head_dim = Sizes.of(model.config, family).head_dim
         self._family = family
         prefix, layers = layers_of(model, family)
@@ -63,7 +78,7 @@ class Budget:
         self._inside: list[_Terms] = [Counter() for _ in layers]
         text = model.config.get_text_config()
         self._asked = getattr(text, "num_experts_per_tok", None)
-        for name, parameter, factor in _counted(model, measure):
+        for name, parameter, factor in _counted(model, measure, dtype):
             axes = family.axes(without_number(name, prefix))
             in_layer = name.startswith(f"{prefix}.")
             number = int(name.removeprefix(f"{prefix}.").partition(".")[0]) if in_layer else 0
@@ -76,7 +91,9 @@ class Budget:
 
     @property
     def unit(self) -> str:
-        return UNITS[self.measure]
+        if self.dtype is None or self.measure != "bytes":
+            return UNITS[self.measure]
+        return f"bytes in {str(self.dtype).removeprefix('torch.')}"
 
     def __call__(self, sizes: Sizes, layers: Iterable[int] | None = None) -> int:
         """At some sizes; `layers` says which are kept, which matters where they are of two kinds.
@@ -121,7 +138,9 @@ class Budget:
                 return 1, atom
 
 
-def _counted(model: PreTrainedModel, measure: Measure) -> list[tuple[str, Tensor, int]]:
+def _counted(
+    model: PreTrainedModel, measure: Measure, dtype: torch.dtype | None
+) -> list[tuple[str, Tensor, int]]:
     """The tensors that cost something, with how much an entry costs."""
     output: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     head = None if output is None else output.weight
@@ -137,7 +156,8 @@ def _counted(model: PreTrainedModel, measure: Measure) -> list[tuple[str, Tensor
             case "without_embeddings":
                 cost = int(id(parameter) not in tables)
             case "bytes":
-                cost = parameter.element_size()
+                held = parameter.dtype
+                cost = (dtype if dtype and held.is_floating_point else held).itemsize
             case "flops":
                 cost = 2 * int(parameter.dim() > 1 and id(parameter) not in looked_up)
         found.append((name, parameter, cost))

@@ -37,7 +37,7 @@ Stopwatch = Callable[[PreTrainedModel], float]
 class Latency:
     """Milliseconds that a token takes to be written, one text at a time, with a KV cache.
 
-    Both are timed in the type of the model itself, whatever the smaller one is trained in.
+    Both are timed in one type, whatever the smaller one is trained in.
     A few shapes are measured with random weights, each in turns with the model itself so that
     what else the machine does hits both alike. Between them the time of a token is
 
@@ -56,6 +56,7 @@ class Latency:
         *,
         multiple: int = 32,
         axes: Collection[Axis] = AXES,
+        dtype: torch.dtype | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         """Measure the model and up to five smaller shapes: some sixty tokens of both for each.
@@ -65,6 +66,7 @@ class Latency:
             family: its row.
             multiple: of which neurons and hidden channels are multiples.
             axes: which sizes may change.
+            dtype: what both are timed in; the model's own if not given.
             stopwatch: what tells the time; the machine's clock unless a test has its own.
 
         Raises:
@@ -76,6 +78,7 @@ class Latency:
                 "no text. Choose the budget parameters, bytes or flops"
             )
         self._model, self._family = model, family
+        self._dtype = dtype or model.dtype
         self._stopwatch = stopwatch or seconds_a_token
         self._flops = Budget(model, family, "flops")
         self._correction = 1.0
@@ -111,15 +114,15 @@ class Latency:
 
     def measure(self, sizes: Sizes) -> float:
         """Milliseconds per token at a shape, really measured; the fit goes through it then."""
-        small = _random(blank(self._model, self._family, sizes, self._model.dtype))
-        pair = (self._model, small)
+        whole, small = self._whole(), self._of(sizes)
+        pair = (whole, small)
         own: list[float] = []
         shares: list[float] = []
         for number in range(ROUNDS + 1):
             order = pair if number % 2 else pair[::-1]
             taken = {id(one): self._stopwatch(one) for one in order}
             if number:  # the first warms up
-                own.append(taken[id(self._model)])
+                own.append(taken[id(whole)])
                 shares.append(taken[id(small)] / own[-1])
         self._own += own
         self.shares[sizes] = statistics.median(shares)
@@ -127,6 +130,12 @@ class Latency:
         self._correction = 1.0
         self._correction = self.shares[sizes] * self.own / self(sizes)
         return self.shares[sizes] * self.own
+
+    def _whole(self) -> PreTrainedModel:
+        return self._model if self._dtype == self._model.dtype else self._of(self._grid.before)
+
+    def _of(self, sizes: Sizes) -> PreTrainedModel:
+        return _random(blank(self._model, self._family, sizes, self._dtype))
 
     def _probes(self) -> list[Sizes]:
         """Shapes that differ in what may change: each axis about half by itself, then together."""

@@ -109,7 +109,7 @@ def prune(
     else:
         goal = aim if isinstance(aim, Target | Met) else Target(aim)
         if isinstance(goal, Target):
-            goal = meet(goal, model, family, multiple=multiple, axes=axes)
+            goal = meet(goal.saved_in(dtype), model, family, multiple=multiple, axes=axes)
         met, sizes = goal, goal.sizes
     held = list(batches)
     give_back()  # what measuring left
@@ -276,12 +276,17 @@ def _count(small: PreTrainedModel, expected: int) -> Proof:
 
 
 def _meets(small: PreTrainedModel, met: Met | None) -> list[Proof]:
-    """Whether the target is met; one that was measured is as sure as the measurement."""
+    """Whether the target is met, counted on the smaller model itself.
+
+    One that was measured is as sure as the measurement.
+    """
     if met is None:
         return []
-    taken = met.taken
-    if met.budget == "parameters":
-        taken = sum(parameter.numel() for parameter in small.parameters())
+    taken, cost = met.taken, met.cost
+    if isinstance(cost, Budget):
+        family = family_of(small)
+        there = Budget(small, family, cost.measure, cost.dtype)
+        taken = there(Sizes.of(small.config, family))
     measured = met.budget == "latency"
     proof = _proof(
         "it meets the target",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
@@ -18,9 +19,19 @@ from nexus.pruning.sizes import Sizes
 from nexus.spec import nearest
 
 BudgetName = Literal["parameters", "without_embeddings", "bytes", "flops", "latency"]
-"""What a target counts: all parameters, those without embedding and head, bytes of the weights in
-the teacher's precision, FLOPs of a token's forward pass, or measured milliseconds per token."""
+"""What a target counts: all parameters, those without embedding and head, bytes of the weights as
+they are saved, FLOPs of a token's forward pass, or measured milliseconds per token."""
 BUDGETS: tuple[BudgetName, ...] = get_args(BudgetName)
+
+
+@dataclass(frozen=True)
+class Types:
+    """What weights are held in where a budget is counted; the larger model's own if not given."""
+
+    saved: torch.dtype | None = None
+    """What the smaller model is saved in at the end, which bytes are counted in."""
+    timed: torch.dtype | None = None
+    """What a latency is timed in."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,12 @@ class Target:
 
     amount: float
     budget: BudgetName = "parameters"
+    types: Types = Types()
+
+    def saved_in(self, dtype: torch.dtype | None) -> Target:
+        """The same for a model that is made in a type, unless it is saved in another in the end."""
+        saved = self.types.saved or dtype
+        return replace(self, types=replace(self.types, saved=saved))
 
     def cost(
         self,
@@ -45,14 +62,21 @@ class Target:
             UsageError: Latency is asked for, but the model writes no text.
         """
         if self.budget != "latency":
-            return Budget(model, family, self.budget)
+            return Budget(model, family, self.budget, self.types.saved)
         if is_hollow(model):
             return Budget(model, family, "flops")
-        return Latency(model, family, multiple=multiple, axes=axes)
+        return Latency(model, family, multiple=multiple, axes=axes, dtype=self.types.timed)
 
-    def value(self, cost: Cost, before: Sizes) -> float:
-        """In the budget's unit."""
-        return self.amount * cost(before) if self.amount <= 1 else self.amount
+    def whole(self, cost: Cost, model: PreTrainedModel, family: Family) -> float:
+        """What the model itself takes, in the budget's unit; bytes in the type that it is in."""
+        before = Sizes.of(model.config, family)
+        if isinstance(cost, Budget) and cost.measure == "bytes":
+            cost = Budget(model, family, "bytes")
+        return float(cost(before))
+
+    def value(self, whole: float) -> float:
+        """In the budget's unit, of which the model takes so much."""
+        return self.amount * whole if self.amount <= 1 else self.amount
 
     def absolute(self, model: PreTrainedModel, family: Family) -> Target:
         """In the budget's unit, so that it means the same once the model has fewer tokens.
@@ -67,8 +91,8 @@ class Target:
                 f"target {self.amount:g} of latency is a share of the whole model's time, which is "
                 "not known once the vocabulary is cut: give milliseconds a token"
             )
-        cost = Budget(model, family, self.budget)
-        return Target(self.value(cost, Sizes.of(model.config, family)), self.budget)
+        whole = self.whole(Budget(model, family, self.budget), model, family)
+        return replace(self, amount=self.value(whole))
 
 
 @dataclass(frozen=True)
@@ -120,7 +144,8 @@ def meet(
     """
     before = Sizes.of(model.config, family)
     cost = target.cost(model, family, multiple=multiple, axes=axes)
-    whole, wanted = cost(before), target.value(cost, before)
+    whole = target.whole(cost, model, family)
+    wanted = target.value(whole)
     if target.budget == "latency" and is_hollow(model) and target.amount > 1:
         return Met(target.budget, before, cost, whole, whole, whole)
 

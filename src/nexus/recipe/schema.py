@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import Field, field_validator, model_validator
 
 from nexus.data.loader import DataSpec
@@ -203,6 +204,16 @@ class Recipe(Spec):
         if self.objectives is not None and self.train is not None:
             return (Stage(name="train", objectives=self.objectives, train=self.train),)
         return self.stages
+
+    def saved_in(self, number: int) -> torch.dtype:
+        """What the weights of a stage's student are saved in, before it is cut again or at the end.
+
+        A stage trains in float32 weights, or in bfloat16 with `pure_bf16`; the last one decides.
+        """
+        stages = self.all_stages
+        after = range(number + 1, len(stages))
+        end = next((later for later in after if stages[later].student), len(stages))
+        return stages[end - 1].train.weights
 
     @property
     def few_bits_stage(self) -> Stage | None:

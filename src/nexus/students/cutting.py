@@ -88,6 +88,8 @@ def make(
     Raises:
         UsageError: The target or the shape cannot be had, or the scores are of something else.
     """
+    if isinstance(aim, Target):
+        aim = aim.saved_in(dtype)
     looked_at, rest = apart(text, plan.tokens)
     found = scored(
         model, looked_at, scores, strategy=plan.strategy, aggregate=plan.aggregate,
@@ -134,8 +136,8 @@ def _shape(
     if plan.search is None:
         return meet(target, model, family, **limits), None
     cost = target.cost(model, family, **limits)
-    before = Sizes.of(model.config, family)
-    wanted, whole = target.value(cost, before), cost(before)
+    whole = target.whole(cost, model, family)
+    wanted = target.value(whole)
     candidates = shortlist(
         model, family, plan.search.candidates, target=wanted, budget=cost, **limits
     )

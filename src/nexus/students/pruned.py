@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -21,7 +21,7 @@ from nexus.pruning.importance import Strategy
 from nexus.pruning.search import AXES, Axis, explicit_shape
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import Kept, cut
-from nexus.pruning.target import BudgetName, Target, meet
+from nexus.pruning.target import BudgetName, Target, Types, meet
 from nexus.pruning.token_ids import renumber
 from nexus.pruning.watching import Aggregate
 from nexus.spec import Spec
@@ -30,6 +30,8 @@ from nexus.students.ranking import Search
 from nexus.voice import Say
 
 Size = Annotated[int, Field(ge=1)]
+
+OWN_TYPES = Types()
 
 ROUGH_TOKENS = 4_096
 """How much text is looked at for a student that is not kept."""
@@ -121,10 +123,9 @@ class Pruned(Spec):
             )
         return self
 
-    @property
-    def aim(self) -> Target:
+    def aim(self, types: Types = OWN_TYPES) -> Target:
         """The target; nothing of one where there is a shape instead."""
-        return Target(self.target or self.target_params or 0, self.budget)
+        return Target(self.target or self.target_params or 0, self.budget, types)
 
     @property
     def is_sized(self) -> bool:
@@ -142,7 +143,7 @@ class Pruned(Spec):
         """
         if self.vocabulary is None or not (self.target or self.target_params):
             return self
-        aim = self.aim.absolute(teacher, family_of(teacher))
+        aim = self.aim().absolute(teacher, family_of(teacher))
         return self.model_copy(update={"target": aim.amount, "target_params": None})
 
     def narrow_config(self, config: PreTrainedConfig) -> PreTrainedConfig:
@@ -156,8 +157,12 @@ class Pruned(Spec):
         renumber(fewer, {})
         return fewer
 
-    def sizes(self, teacher: PreTrainedModel) -> Sizes:
+    def sizes(self, teacher: PreTrainedModel, types: Types = OWN_TYPES) -> Sizes:
         """The student's sizes; the teacher may be on the meta device.
+
+        Args:
+            teacher: which it is to be cut out of.
+            types: what the budget is counted in.
 
         Raises:
             UsageError: The architecture is unknown or cannot be cut to this, and the nearest is
@@ -168,11 +173,12 @@ class Pruned(Spec):
             return Sizes.of(teacher.config, family)
         if self.shape is not None:
             return explicit_shape(teacher, family, self.shape.given, self.multiple)
-        return meet(self.aim, teacher, family, multiple=self.multiple, axes=self.axes).sizes
+        limits: Any = {"multiple": self.multiple, "axes": self.axes}
+        return meet(self.aim(types), teacher, family, **limits).sizes
 
-    def config(self, teacher: PreTrainedModel) -> PreTrainedConfig:
+    def config(self, teacher: PreTrainedModel, types: Types = OWN_TYPES) -> PreTrainedConfig:
         """The student's configuration, of the teacher's first layers; for memory to be foreseen."""
-        sizes = self.sizes(teacher)
+        sizes = self.sizes(teacher, types)
         total = teacher.config.get_text_config().num_hidden_layers
         fewer = smaller_config(teacher.config, tuple(range(sizes.layers)), total)
         return sizes.apply(fewer, family_of(teacher))
@@ -185,6 +191,7 @@ class Pruned(Spec):
         seed: int,
         workspace: Path | None = None,
         say: Say = lambda text: None,
+        types: Types = OWN_TYPES,
     ) -> PreTrainedModel:
         """Score, choose and cut, in float32.
 
@@ -195,6 +202,7 @@ class Pruned(Spec):
             seed: of a random choice.
             workspace: where scores and what was decided are kept, so that neither is done twice.
             say: told in a sentence what begins.
+            types: what a budget is counted in: the type that a run saves its student in, say.
 
         Raises:
             UsageError: There is no teacher in this process, or it cannot be cut to this.
@@ -207,10 +215,12 @@ class Pruned(Spec):
         if not self.is_sized:
             return cut(teacher_model, Kept(), dtype=torch.float32)
         text = list(calibration)
-        aim = self.aim if self.shape is None else self.sizes(teacher_model)
+        aim = self.aim(types) if self.shape is None else self.sizes(teacher_model)
         decision = None
         if workspace is not None:
             facts = self.model_dump() | {"text": of_text(text), "teacher": of_model(teacher_model)}
+            if self.budget in ("bytes", "latency"):
+                facts |= {"types": types}
             decision = Decision.of(workspace, facts)
             aim = decision.sizes or aim
         made = make(

@@ -31,8 +31,7 @@ def prepare(student: PreTrainedModel, settings: TrainSpec) -> nn.Module:
         UsageError: for bf16 weights at a rate that cannot move them, or LoRA without PEFT.
     """
     student.config.use_cache = False
-    dtype = torch.bfloat16 if settings.precision == "pure_bf16" else torch.float32
-    in_type(student, dtype)
+    in_type(student, settings.weights)
     _checkpoint_activations(student, settings.gradient_checkpointing)
     model: nn.Module = student
     if settings.lora is not None:

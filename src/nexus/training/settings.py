@@ -66,6 +66,11 @@ class TrainSpec(Spec):
     """How several processes share the work. ddp: each holds all weights. fsdp2: each holds its part
     of student, optimiser and teacher. auto: ddp, unless that would not fit the GPU."""
 
+    @property
+    def weights(self) -> torch.dtype:
+        """What weights are trained and saved in."""
+        return torch.bfloat16 if self.precision == "pure_bf16" else torch.float32
+
     def autocast(self, device: torch.device) -> torch.autocast:
         # Kept casts would hold in full, until the forward pass is over, what fsdp2 spreads.
         return torch.autocast(

@@ -89,4 +89,4 @@ def written_bytes(run: Path) -> int:
 
 
 def _width(settings: TrainSpec) -> int:
-    return 2 if settings.precision == "pure_bf16" else 4
+    return settings.weights.itemsize

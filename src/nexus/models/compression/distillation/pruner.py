@@ -97,6 +97,8 @@ class MinitronPruner:
         """
         self.teacher, self.dtype = teacher, dtype
         self.target = _target(target_params, target, budget, vocabulary)
+        if self.target is not None:
+            self.target = self.target.saved_in(dtype)
         self.plan = Plan(
             _strategy(pruning_strategy), aggregate,
             None if depth is None else depth_strategy_named(depth), tuple(axes), multiple, repair,

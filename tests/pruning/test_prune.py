@@ -15,6 +15,7 @@ from nexus.batch import Batch
 from nexus.errors import NexusError, UsageError
 from nexus.pruning import depth_search
 from nexus.pruning import prune as module
+from nexus.pruning.budget import Budget
 from nexus.pruning.depth import keep_layers
 from nexus.pruning.depth_search import rank_layers
 from nexus.pruning.families import FAMILIES, family_of
@@ -78,7 +79,7 @@ def test_a_model_cut_to_its_own_size_is_itself(rows: Rows) -> None:
 def test_layers_are_tried_on_the_text_but_for_baselines(
     monkeypatch: pytest.MonkeyPatch, strategy: Any, rows: Rows
 ) -> None:
-    """To see it fail: in prune._layers, return `likely` always, or never."""
+    """To see it fail: in prune.LayerChoice, return `likely` always, or never."""
     monkeypatch.setattr(depth_search, "CLEARLY", 0.0)
     model, text = tiny("llama", num_hidden_layers=6), [asked(rows(13, 16))]
     before = Sizes.of(model.config, family_of(model))
@@ -188,6 +189,23 @@ def test_bytes_may_be_those_that_it_is_saved_in_later(rows: Rows) -> None:
     made = prune(model, [rows(9)], target=Target(0.4, "bytes", later), multiple=2)
     assert made.model.dtype == torch.float32
     assert 2 * count(made.model) / (4 * count(model)) == pytest.approx(0.4, rel=0.02)
+
+
+@pytest.mark.parametrize("dense", [[0, 1], [4, 5], [2]])
+@pytest.mark.parametrize("budget", ["parameters", "bytes", "flops"])
+def test_layers_of_two_kinds_meet_the_target_that_they_stay_for(
+    dense: list[int], budget: Any, rows: Rows
+) -> None:
+    """On average a layer is far from either kind. To see it fail: in target.fitted, do nothing."""
+    settings = {"num_hidden_layers": 6, "mlp_only_layers": dense, "intermediate_size": 96}
+    model = tiny("qwen3_moe", **settings)
+    made = prune(model, [rows(9, 12)], target=Target(0.5, budget), multiple=4, repair=False)
+    assert made.kept.layers is not None and made.met is not None
+    small, family = made.model, family_of(model)
+    there = Budget(small, family, budget)(Sizes.of(small.config, family))
+    whole = Budget(model, family, budget)(Sizes.of(model.config, family))
+    assert there / whole == pytest.approx(0.5, rel=0.02) and made.met.taken == there
+    assert made.findings[-2].outcome == "proved"
 
 
 def test_a_target_or_a_shape_and_not_both(rows: Rows) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from nexus.pruning.budget import Budget
 from nexus.pruning.families import family_of
 from nexus.pruning.latency import Latency
 from nexus.pruning.slice import blank
-from nexus.pruning.target import BUDGETS, Target, budget_named, meet
+from nexus.pruning.target import BUDGETS, Target, budget_named, fitted, meet
 
 TINY = runpy.run_path(str(Path(__file__).with_name("test_slice.py")))["tiny"]
 
@@ -36,6 +37,29 @@ def test_latency_is_measured_unless_there_are_no_weights() -> None:
     assert isinstance(Target(0.5, "latency").cost(model, family_of(model)), Budget)
     model = TINY("llama")
     assert isinstance(Target(0.5, "latency").cost(model, family_of(model), multiple=8), Latency)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_layers_of_two_kinds_that_cannot_meet_it_are_named_with_the_nearest(first: bool) -> None:
+    """Four layers meet it on average; of those that would stay, four are too little or too much,
+    and the next number too."""
+    model = TINY("qwen3_moe", num_hidden_layers=6, mlp_only_layers=[0, 1], intermediate_size=16)
+    limits: dict[str, Any] = {"multiple": 4, "axes": ("layers",)}
+    family, asked = family_of(model), []
+    met = meet(Target(74_352.0), model, family, **limits)
+    assert met.sizes.layers == 4 and met.taken == met.wanted
+
+    def choice(count: int) -> tuple[int, ...]:
+        asked.append(count)
+        return tuple(range(count) if first else range(6 - count, 6))
+
+    with pytest.raises(UsageError) as caught:
+        fitted(met, model, family, choice, **limits)
+    said = "0, 1, 2, 3" if first else "2, 3, 4, 5"
+    nearest = "66,544" if first else "89,968"
+    assert f"With the layers {said}, of two kinds: No shape" in str(caught.value)
+    assert nearest in str(caught.value) and "\n" not in str(caught.value)
+    assert asked == ([4, 5] if first else [4, 3])
 
 
 def test_an_unknown_budget_names_the_nearest() -> None:

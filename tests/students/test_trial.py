@@ -44,7 +44,7 @@ def test_resting_on_disk_changes_nothing(teacher: PreTrainedModel, tmp_path: Pat
     sizes = replace(whole, neurons=32, layers=2)
 
     def carved(sizes: Sizes) -> Carved:
-        small, kept = carve(teacher, text(9), scores, sizes, dtype=torch.float32)
+        small, kept = carve(teacher, text(9), scores, sizes, None, dtype=torch.float32)
         return small, kept.layers
 
     def never(sizes: Sizes) -> Carved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -85,9 +86,7 @@ class Budget:
             place = self._inside[number] if in_layer else self._outside
             for term, count in self._terms(axes, parameter).items():
                 place[term] += count * factor
-        self._together: _Terms = Counter()
-        for terms in self._inside:
-            self._together.update(terms)
+        self._together = _sum(self._inside)
 
     @property
     def unit(self) -> str:
@@ -100,11 +99,21 @@ class Budget:
 
         Without it layers cost what they do on average.
         """
-        values: dict[str, Any] = asdict(sizes)
-        if layers is None:
-            return round(float(self.over(values)))
-        chosen = sum(_value(self._inside[layer], values) for layer in layers)
-        return round(float(_value(self._outside, values) + chosen))
+        if layers is not None:
+            return self.of(layers)(sizes)
+        return round(float(self.over(asdict(sizes))))
+
+    def of(self, layers: Iterable[int]) -> Budget:
+        """What counts models of just these layers, of which sizes then have as many."""
+        chosen = copy.copy(self)
+        chosen._inside = [self._inside[layer] for layer in layers]
+        chosen._together = _sum(chosen._inside)
+        return chosen
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all layers cost the same at any sizes."""
+        return all(terms == self._inside[0] for terms in self._inside)
 
     def over(self, values: Mapping[str, Any]) -> Any:
         """At many sizes at once: arrays by the names of `Sizes`, layers of average cost."""
@@ -162,6 +171,13 @@ def _counted(
                 cost = 2 * int(parameter.dim() > 1 and id(parameter) not in looked_up)
         found.append((name, parameter, cost))
     return found
+
+
+def _sum(parts: Iterable[_Terms]) -> _Terms:
+    total: _Terms = Counter()
+    for terms in parts:
+        total.update(terms)
+    return total
 
 
 def _value(terms: _Terms, values: Mapping[str, Any]) -> Any:

@@ -112,9 +112,17 @@ class Latency:
         )
         return fitted * self._correction * self.own
 
-    def measure(self, sizes: Sizes) -> float:
-        """Milliseconds per token at a shape, really measured; the fit goes through it then."""
-        whole, small = self._whole(), self._of(sizes)
+    @property
+    def is_even(self) -> bool:
+        """Whether all layers are of one kind."""
+        return self._flops.is_even
+
+    def measure(self, sizes: Sizes, layers: tuple[int, ...] | None = None) -> float:
+        """Milliseconds per token at a shape, really measured; the fit goes through it then.
+
+        Of the first layers unless these are named.
+        """
+        whole, small = self._whole(), self._of(sizes, layers)
         pair = (whole, small)
         own: list[float] = []
         shares: list[float] = []
@@ -134,8 +142,8 @@ class Latency:
     def _whole(self) -> PreTrainedModel:
         return self._model if self._dtype == self._model.dtype else self._of(self._grid.before)
 
-    def _of(self, sizes: Sizes) -> PreTrainedModel:
-        return _random(blank(self._model, self._family, sizes, self._dtype))
+    def _of(self, sizes: Sizes, layers: tuple[int, ...] | None = None) -> PreTrainedModel:
+        return _random(blank(self._model, self._family, sizes, self._dtype, layers))
 
     def _probes(self) -> list[Sizes]:
         """Shapes that differ in what may change: each axis about half by itself, then together."""

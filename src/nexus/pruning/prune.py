@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from nexus.pruning.search import AXES, TOLERANCE, Axis
 from nexus.pruning.silenced import silenced, why_not
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.slice import Kept, cut
-from nexus.pruning.target import Met, Target, meet
+from nexus.pruning.target import Met, Target, fitted, meet
 from nexus.ties import check_tie, is_tied
 from nexus.voice import Say
 
@@ -64,6 +65,7 @@ def prune(
     repair: bool = True,
     dtype: torch.dtype | None = None,
     scores: Scores | None = None,
+    choice: LayerChoice | None = None,
     seed: int = 0,
     say: Say = lambda text: None,
 ) -> Pruned:
@@ -90,6 +92,7 @@ def prune(
         repair: refit down- and output-projections on the text.
         dtype: of the new weights; the model's own if not given.
         scores: measured before, for any target.
+        choice: which layers stay, as far as that was told before, in place of `depth`.
         seed: of the strategy `random`.
         say: told in a sentence what begins.
 
@@ -103,14 +106,8 @@ def prune(
             "pruning needs either target_params or a shape, or another target: give one of them"
         )
     family = family_of(model)
-    aim, met = given[0], None
-    if isinstance(aim, Sizes):
-        sizes = aim
-    else:
-        goal = aim if isinstance(aim, Target | Met) else Target(aim)
-        if isinstance(goal, Target):
-            goal = meet(goal.saved_in(dtype), model, family, multiple=multiple, axes=axes)
-        met, sizes = goal, goal.sizes
+    limits: Any = {"multiple": multiple, "axes": axes}
+    goal = _goal(given[0], model, dtype, limits)
     held = list(batches)
     give_back()  # what measuring left
     findings = [_nothing(model), _order(model)]
@@ -119,7 +116,12 @@ def prune(
         say(f"measuring importance ({strategy})")
         scores = measure(model, held, strategy=strategy, seed=seed)
     say("cutting")
-    small, kept = carve(model, held, scores, sizes, depth=depth, repair=False, dtype=dtype, say=say)
+    choice = choice or LayerChoice(model, held, scores, depth, say)
+    if isinstance(goal, Met):
+        goal = fitted(goal, model, family, choice, **limits)
+    met, sizes = (goal, goal.sizes) if isinstance(goal, Met) else (None, goal)
+    layers = choice(sizes.layers)
+    small, kept = carve(model, held, scores, sizes, layers, repair=False, dtype=dtype)
     findings += [_silent(model, small, kept)]  # which holds before what is left is refitted
     if repair:
         give_back()
@@ -132,50 +134,71 @@ def prune(
     return Pruned(small, kept, sizes, scores, tuple(findings), met)
 
 
+def _goal(
+    aim: float | Target | Met | Sizes,
+    model: PreTrainedModel,
+    dtype: torch.dtype | None,
+    limits: dict[str, Any],
+) -> Met | Sizes:
+    """The best guess of a shape, unless it is given."""
+    if isinstance(aim, Met | Sizes):
+        return aim
+    target = aim if isinstance(aim, Target) else Target(aim)
+    return meet(target.saved_in(dtype), model, family_of(model), **limits)
+
+
 @torch.no_grad()
 def carve(
     model: PreTrainedModel,
     batches: Iterable[Batch],
     scores: Scores,
     sizes: Sizes,
+    layers: tuple[int, ...] | None,
     *,
-    depth: DepthStrategy | None = None,
     repair: bool = True,
     dtype: torch.dtype | None = None,
-    say: Say = lambda text: None,
 ) -> tuple[PreTrainedModel, Kept]:
     """A model of some sizes, by scores that were measured before, and what was kept for it.
 
-    Arguments as of `prune`, which proves besides.
+    Arguments as of `prune`, which proves besides; `layers` are those that stay, if any go.
     """
-    held = list(batches)
-    layers = None
-    if sizes.layers < Sizes.of(model.config, family_of(model)).layers:
-        layers = _layers(model, held, scores, sizes.layers, depth, say)
     kept = choose(scores, model, sizes, layers)
     small = cut(model, kept, dtype=dtype)
     if repair:
-        refit(small, model, kept, held)
+        refit(small, model, kept, batches)
     return small, kept
 
 
-def _layers(
-    model: PreTrainedModel,
-    batches: Sequence[Batch],
-    scores: Scores,
-    count: int,
-    depth: DepthStrategy | None,
-    say: Say,
-) -> tuple[int, ...]:
-    if depth is not None:
-        say(f"choosing {count} layers by {depth}")
-        return rank_layers(model, batches, depth, count, say)
-    likely = most_important(scores, count)
-    can_be_tried = model.can_generate() and any(int(batch.target_count) for batch in batches)
-    if scores.strategy in BASELINES or not can_be_tried:
-        return likely
-    say(f"trying on the text which {count} layers to keep")
-    return better_layers(model, batches, likely, say)
+@dataclass(frozen=True)
+class LayerChoice:
+    """Which layers stay where some go, told once for each number of them."""
+
+    model: PreTrainedModel
+    batches: Sequence[Batch]
+    scores: Scores
+    depth: DepthStrategy | None = None
+    say: Say = lambda text: None
+    known: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def __call__(self, count: int) -> tuple[int, ...] | None:
+        """So many layers, in the order in which they lie; nothing if these are all."""
+        if count >= Sizes.of(self.model.config, family_of(self.model)).layers:
+            return None
+        if count not in self.known:
+            self.known[count] = self._told(count)
+        return self.known[count]
+
+    def _told(self, count: int) -> tuple[int, ...]:
+        model, batches, say = self.model, self.batches, self.say
+        if self.depth is not None:
+            say(f"choosing {count} layers by {self.depth}")
+            return rank_layers(model, batches, self.depth, count, say)
+        likely = most_important(self.scores, count)
+        can_be_tried = model.can_generate() and any(int(batch.target_count) for batch in batches)
+        if self.scores.strategy in BASELINES or not can_be_tried:
+            return likely
+        say(f"trying on the text which {count} layers to keep")
+        return better_layers(model, batches, likely, say)
 
 
 def _nothing(model: PreTrainedModel) -> Proof:

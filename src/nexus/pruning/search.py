@@ -56,6 +56,7 @@ def shapes(
     multiple: int = 32,
     axes: Collection[Axis] = AXES,
     limit: int = 100,
+    depth: int | None = None,
 ) -> list[Sizes]:
     """The shapes within 2 % of a target that the architecture allows, best guess first.
 
@@ -72,11 +73,12 @@ def shapes(
         multiple: neurons and hidden channels are multiples of it, as quantisers want them.
         axes: which sizes may change.
         limit: how many to return at most.
+        depth: how many layers, if that is known.
 
     Raises:
         UsageError: The target cannot be met; the nearest shape is named.
     """
-    grid = Grid(model, family, multiple, axes)
+    grid = Grid(model, family, multiple, axes, depth=depth)
     if not grid.free:
         raise UsageError(
             f"{model.config.model_type} has no {' and no '.join(axes) or 'axis'} to cut. Choose "
@@ -143,6 +145,8 @@ class Grid:
     axes: Collection[Axis]
     named: Mapping[Axis, int] = field(default_factory=dict)
     """Sizes that are looked at wherever they are allowed; of long axes not all are."""
+    depth: int | None = None
+    """How many layers, if that is known."""
 
     def __post_init__(self) -> None:
         if self.multiple < 1:
@@ -203,6 +207,7 @@ class Grid:
         """The shapes, those of one choice of heads and experts at a time."""
         before = self.before
         layers = np.arange(before.layers, 0, -1) if "layers" in self.free else [before.layers]
+        layers = layers if self.depth is None else [self.depth]
         for heads, groups, fixed in self._heads():
             for experts in self._experts():
                 same = replace(before, heads=heads, groups=groups, experts=experts)

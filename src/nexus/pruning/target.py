@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -14,7 +14,7 @@ from nexus.errors import UsageError
 from nexus.pruning.budget import Budget, Cost
 from nexus.pruning.families import Family
 from nexus.pruning.latency import Latency, latency_shape
-from nexus.pruning.search import AXES, Axis, default_shape
+from nexus.pruning.search import AXES, TOLERANCE, Axis, default_shape, shapes
 from nexus.pruning.sizes import Sizes
 from nexus.spec import nearest
 
@@ -159,6 +159,58 @@ def meet(
         return Met(target.budget, sizes, cost, wanted, taken, cost.own)
     sizes = shape(wanted)
     return Met(target.budget, sizes, cost, wanted, cost(sizes), whole)
+
+
+def fitted(
+    met: Met,
+    model: PreTrainedModel,
+    family: Family,
+    choice: Callable[[int], tuple[int, ...] | None],
+    *,
+    multiple: int = 32,
+    axes: Collection[Axis] = AXES,
+) -> Met:
+    """A shape for a target, where layers are of two kinds and it is known which would be kept.
+
+    Until then layers cost what they do on average. Now the other sizes change until the very layers
+    kept meet the target; if they cannot, there are more layers, or fewer. A latency is measured
+    anew.
+
+    Args:
+        met: the shape for the average.
+        model: what is cut.
+        family: its row.
+        choice: which layers stay, by how many; nothing if all do.
+        multiple: as of `meet`, like `axes`.
+
+    Raises:
+        UsageError: The target cannot be met; the nearest shape is named.
+    """
+    cost, before = met.cost, Sizes.of(model.config, family)
+    if not isinstance(cost, Budget | Latency) or cost.is_even:
+        return met
+    if isinstance(cost, Latency):
+        return replace(met, taken=cost.measure(met.sizes, choice(met.sizes.layers)))
+    count, turned, refused = met.sizes.layers, 0, ""
+    while 1 <= count <= before.layers:
+        layers = choice(count) or tuple(range(before.layers))
+        exact = cost.of(layers)
+        try:
+            sizes = met.sizes
+            if count != sizes.layers or abs(exact(sizes) / met.wanted - 1) > TOLERANCE:
+                sizes = shapes(
+                    model, family, target=met.wanted, budget=exact, multiple=multiple, axes=axes,
+                    limit=1, depth=count,
+                )[0]  # fmt: skip
+            return replace(met, sizes=sizes, cost=exact, taken=float(exact(sizes)))
+        except UsageError as error:
+            named = ", ".join(map(str, layers))
+            refused = refused or f"With the layers {named}, of two kinds: {error}"
+        step = 1 if exact(replace(before, layers=count)) < met.wanted else -1
+        if "layers" not in axes or step == -turned:
+            break
+        count, turned = count + step, step
+    raise UsageError(refused)
 
 
 def is_hollow(model: PreTrainedModel) -> bool:

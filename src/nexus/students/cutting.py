@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ from transformers import PreTrainedModel
 
 from nexus import durable
 from nexus.batch import PADDING, Batch
+from nexus.errors import UsageError
+from nexus.pruning.budget import Budget
 from nexus.pruning.depth_search import DepthStrategy
-from nexus.pruning.families import family_of
-from nexus.pruning.importance import Scores, Strategy
+from nexus.pruning.families import Family, family_of
+from nexus.pruning.importance import Strategy
 from nexus.pruning.latency import Latency
-from nexus.pruning.prune import Pruned, prune
+from nexus.pruning.prune import LayerChoice, Pruned, prune
 from nexus.pruning.scored import scored
 from nexus.pruning.search import Axis
 from nexus.pruning.shortlist import shortlist
 from nexus.pruning.sizes import Sizes
-from nexus.pruning.target import Met, Target, meet
+from nexus.pruning.target import Met, Target, fitted, meet
 from nexus.pruning.watching import Aggregate
 from nexus.students.ranking import Ranking, Search, rank
 from nexus.voice import Say
@@ -95,15 +97,16 @@ def make(
         model, looked_at, scores, strategy=plan.strategy, aggregate=plan.aggregate,
         seed=plan.seed, anew=anew, say=say,
     )  # fmt: skip
+    choice = LayerChoice(model, looked_at, found, plan.depth, say)
     ranking: Ranking | None = None
     goal: Met | Target | Sizes = aim
     if isinstance(aim, Target):
-        goal, ranking = _shape(model, found, looked_at, rest, aim, plan, workspace, say)
+        goal, ranking = _shape(model, choice, looked_at, rest, aim, plan, workspace, say)
     pruned = prune(
         model, looked_at, target=goal if isinstance(goal, Met) else None,
         sizes=goal if isinstance(goal, Sizes) else None, strategy=plan.strategy, depth=plan.depth,
         axes=plan.axes, multiple=plan.multiple, repair=plan.repair, dtype=dtype, scores=found,
-        seed=plan.seed, say=say,
+        choice=choice, seed=plan.seed, say=say,
     )  # fmt: skip
     return Cut(pruned, ranking)
 
@@ -120,7 +123,7 @@ def apart(text: Sequence[Batch], tokens: int) -> tuple[list[Batch], list[Batch]]
 
 def _shape(
     model: PreTrainedModel,
-    scores: Scores,
+    choice: LayerChoice,
     calibration: Sequence[Batch],
     text: Sequence[Batch],
     target: Target,
@@ -138,20 +141,40 @@ def _shape(
     cost = target.cost(model, family, **limits)
     whole = target.whole(cost, model, family)
     wanted = target.value(whole)
-    candidates = shortlist(
-        model, family, plan.search.candidates, target=wanted, budget=cost, **limits
-    )
+    guessed = shortlist(model, family, plan.search.candidates, target=wanted, budget=cost, **limits)
+    first = Met(target.budget, guessed[0], cost, wanted, cost(guessed[0]), whole)
+    candidates = _exact(first, guessed, choice, family, limits)
     if len(candidates) == 1:
         say("search: only one shape meets the target, so there is nothing to choose")
         return meet(target, model, family, **limits), None
     with _folder(workspace) as folder:
         ranking = rank(
-            model, scores, candidates, text, plan.search, calibration=calibration,
-            folder=Path(folder), settings={"depth": plan.depth, "repair": plan.repair}, say=say,
+            model, choice.scores, candidates, text, plan.search, calibration=calibration,
+            folder=Path(folder), settings={"depth": plan.depth, "repair": plan.repair},
+            choice=choice, say=say,
         )  # fmt: skip
     sizes = candidates[ranking.winner]
     taken = cost.measure(sizes) if isinstance(cost, Latency) else cost(sizes)
     return Met(target.budget, sizes, cost, wanted, taken, whole), ranking
+
+
+def _exact(
+    met: Met, guessed: Sequence[Sizes], choice: LayerChoice, family: Family, limits: dict[str, Any]
+) -> list[Sizes]:
+    """The candidates with the layers that they would keep, where these are of two kinds."""
+    if not isinstance(met.cost, Budget) or met.cost.is_even:
+        return list(guessed)
+    found: dict[Sizes, None] = {}
+    refused: list[UsageError] = []
+    for sizes in guessed:
+        one = replace(met, sizes=sizes)
+        try:
+            found[fitted(one, choice.model, family, choice, **limits).sizes] = None
+        except UsageError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return list(found)
 
 
 def _folder(workspace: Path | None) -> AbstractContextManager[str | Path]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +19,10 @@ from nexus import durable, fingerprint
 from nexus.batch import Batch
 from nexus.errors import UsageError
 from nexus.pruning.importance import Scores
-from nexus.pruning.prune import carve
+from nexus.pruning.prune import LayerChoice, carve
 from nexus.pruning.sizes import Sizes
 from nexus.spec import Spec
-from nexus.students.trial import Steps, Trial, divergence, spoken
+from nexus.students.trial import Carved, Steps, Trial, divergence, spoken
 from nexus.voice import Say
 
 FILE_NAME = "ranking.json"
@@ -132,6 +133,7 @@ def rank(
     calibration: Sequence[Batch],
     folder: Path,
     settings: dict[str, Any],
+    choice: LayerChoice | None = None,
     say: Say = lambda text: None,
 ) -> Ranking:
     """Tell candidates apart by what is left of the teacher, in nats a token of held-out text.
@@ -150,7 +152,8 @@ def rank(
         search: how.
         calibration: what they are repaired on.
         folder: for this search alone.
-        settings: of `carve`: depth and repair.
+        settings: how layers are told apart (`depth`), and whether to `repair`.
+        choice: of layers, as far as it was made before.
         say: told in a sentence what begins.
 
     Raises:
@@ -159,10 +162,8 @@ def rank(
     held, steps = _split(text, search)
     told = spoken(teacher, held)
 
-    def carved(sizes: Sizes) -> tuple[PreTrainedModel, tuple[int, ...] | None]:
-        small, kept = carve(teacher, calibration, scores, sizes, dtype=torch.float32, **settings)
-        return small, kept.layers
-
+    choice = choice or LayerChoice(teacher, calibration, scores, settings["depth"])
+    carved = partial(_carved, choice, settings["repair"])
     folder.mkdir(parents=True, exist_ok=True)
     places = [folder / f"candidate-{number:02d}" for number in range(len(candidates))]
     book = _Book(folder / FILE_NAME, _key(teacher, scores, candidates, text, search, settings))
@@ -192,6 +193,13 @@ def rank(
     _forget(places)
     tokens = tuple(steps_ * search.tokens_per_step for steps_ in done)
     return Ranking(tuple(candidates), tokens, tuple(found))
+
+
+def _carved(choice: LayerChoice, repair: bool, sizes: Sizes) -> Carved:
+    """A candidate as it was cut, and the layers that it keeps."""
+    layers, given = choice(sizes.layers), (choice.model, choice.batches, choice.scores)
+    small, _ = carve(*given, sizes, layers, repair=repair, dtype=torch.float32)
+    return small, layers
 
 
 class _Book:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from nexus import cli
+from nexus.contrasts import Contrasts
 from nexus.errors import UsageError
-from nexus.results import Contrasts, Measured
+from nexus.results import Measured
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
 COMMAND = (sys.executable, "-m", "nexus", "evaluate")

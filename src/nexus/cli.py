@@ -167,11 +167,12 @@ def evaluate(
     from rich.console import Console
 
     from nexus.comparing import compare as compare_two
+    from nexus.contrasts import Contrasts
     from nexus.evaluating import evaluate as measure
     from nexus.examination import Request
     from nexus.report.contrasts import contrasts_table
     from nexus.report.table import retention_table
-    from nexus.results import Contrasts, Measured
+    from nexus.results import Measured
 
     _require_models(models, compare)
     request = Request(

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from nexus import fingerprint
+from nexus.contrasts import Contrast, Contrasts
 from nexus.errors import UsageError
 from nexus.evaluating import FILE_NAME, measured, text_key, text_of
 from nexus.evaluation.answers import Answers
@@ -22,7 +23,7 @@ from nexus.evaluation.power import detectable_difference
 from nexus.evaluation.retention import difference
 from nexus.evaluation.scoreboard import compare as compare_answers
 from nexus.examination import Examination, Request, examination
-from nexus.results import Contrast, Contrasts, Estimate, Heldout, Measured, TaskResult, Unit
+from nexus.results import Estimate, Heldout, Measured, TaskResult, Unit
 from nexus.voice import Say
 
 LEVEL = 0.05

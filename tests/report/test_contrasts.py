@@ -6,8 +6,9 @@ import io
 
 from rich.console import Console
 
+from nexus.contrasts import Contrast, Contrasts
 from nexus.report.contrasts import contrasts_table
-from nexus.results import Contrast, Contrasts, Estimate, Subject
+from nexus.results import Estimate, Subject
 
 
 def row(measure: str, verdict: str, detectable: float | None) -> Contrast:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from nexus.contrasts import Contrast, Contrasts
 from nexus.report.words import Cell, cell, count
-from nexus.results import Contrast, Contrasts, Estimate
+from nexus.results import Estimate
 from nexus.visible import visible
 
 VERDICTS = {"first": "A better", "second": "B better", "none detected": "no difference detected"}

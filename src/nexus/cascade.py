@@ -31,10 +31,12 @@ from nexus.milestones import (
     source_of,
     student_folder,
 )
+from nexus.pruning.saved import reread, said
 from nexus.pruning.target import Types
 from nexus.recipe.schema import Stage
 from nexus.scene import CALIBRATION_TOKENS, PRUNING, Scene, decided, move
 from nexus.students import AnyStudent
+from nexus.students.cutting import note_proof
 from nexus.teachers.local import LocalTeacher
 from nexus.training.space import weight_bytes
 from nexus.voice import Say
@@ -133,7 +135,11 @@ def _cut(scene: Scene, number: int, batches: Batches, folder: Path, say: Say) ->
         smaller = _built(scene, number, stage.student, larger, looked_at, say)
     except UsageError as error:
         raise UsageError(f"stage '{stage.name}': {error}") from None
+    del larger
     _save(scene, smaller, folder, stage)
+    proof = reread(said(smaller), folder, smaller.device)
+    if stage.student.kind == "pruned":
+        note_proof(place(scene.run, stage) / PRUNING, proof)
 
 
 def _built(
@@ -149,7 +155,7 @@ def _built(
         stage = scene.recipe.all_stages[number]
         # Timed as the first student was, whose larger model the teacher is.
         types = Types(scene.recipe.saved_in(number), scene.teacher.pretrained.dtype)
-        return student.build(*given, place(scene.run, stage) / PRUNING, say, types)
+        return student.build(*given, place(scene.run, stage) / PRUNING, say, types, saved_next=True)
     return student.build(*given)
 
 

@@ -10,25 +10,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nexus import durable, fingerprint, hub
 from nexus.batch import PADDING, Batch
 from nexus.candidates import Candidate, candidate
 from nexus.data.texts import texts
-from nexus.errors import NexusError, UsageError
+from nexus.errors import UsageError
 from nexus.examination import source as text_source
-from nexus.hub import Dtype, ModelSource
-from nexus.kernels.decoder import evaluated
+from nexus.hub import Dtype
 from nexus.kernels.lm_head import can_be_packed
 from nexus.memory import give_back
-from nexus.proofs import Proof
 from nexus.pruning.depth_search import DEPTH_STRATEGIES, DepthStrategy
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import STRATEGIES, WITHOUT_DATA, Strategy
 from nexus.pruning.own_text import own_text
+from nexus.pruning.saved import reread, said
 from nexus.pruning.search import AXES, Axis, explicit_shape
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.target import BUDGETS, Target, budget_named, meet
@@ -125,10 +122,10 @@ def prune_checkpoint(asked: Cut, say: Say) -> dict[str, Any]:
         hub.save(small, tokenizer, aside)
         findings = () if fewer is None else fewer.findings
         findings += () if made is None else made.pruned.findings
-        told, device = _logits(small), small.device
+        told, device = said(small), small.device
         del source, whole, fewer, model, made, small
         give_back()  # so that what was saved is there alone
-        findings += (_saved(told, aside, device),)
+        findings += (reread(told, aside, device),)
         facts["proofs"] = [proof.model_dump() for proof in findings]
         facts["seconds"] = round(time.perf_counter() - begin, 1)
         durable.write(aside / FILE_NAME, json.dumps(facts, indent=1) + "\n")
@@ -319,27 +316,3 @@ def _beside(scores: Path | None) -> Path | None:
 
 def _count(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-@torch.no_grad()
-def _logits(model: PreTrainedModel) -> Tensor:
-    """What a model says of a few tokens."""
-    vocabulary = model.config.get_text_config().vocab_size
-    ids = torch.randint(vocabulary, (1, 16), generator=torch.Generator().manual_seed(0))
-    with evaluated(model):
-        logits: Tensor = model(input_ids=ids.to(model.device)).logits
-    return logits.float()
-
-
-def _saved(told: Tensor, folder: Path, device: torch.device) -> Proof:
-    """What was saved is loaded as what it was, bit for bit."""
-    again = hub.load_model(ModelSource(model=str(folder.resolve()), dtype="auto"), Path())
-    again.to(device)  # type: ignore[arg-type]
-    difference = float((told - _logits(again)).abs().max())
-    name = "saved and loaded it gives the same logits"
-    if difference != 0:
-        raise NexusError(
-            f"Pruning proved wrong: {name}: they differ by {difference:.2g}. Report this with the "
-            "model's configuration"
-        )
-    return Proof(group="pruning", name=name, outcome="proved", value=difference, limit=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,47 @@ def test_what_was_measured_and_decided_is_kept(
     other = spec.build(teacher(), text, tmp_path, seed=0, workspace=kept)
     for before, after in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+def proofs(workspace: Path) -> dict[str, str]:
+    told = json.loads((workspace / "pruning.json").read_text())["proofs"]
+    return {proof["name"]: proof["outcome"] for proof in told}
+
+
+SAVED = "saved and loaded it gives the same logits"
+
+
+def test_it_is_proved_to_be_loaded_as_what_it_is(
+    text: list[Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = Pruned.parse({"shape": {"neurons": 32}})
+    spec.build(teacher(), text, tmp_path, seed=0, workspace=tmp_path / "one")
+    assert proofs(tmp_path / "one")[SAVED] == "proved"
+    monkeypatch.setattr("nexus.students.cutting.survives", None)
+    spec.build(teacher(), text, tmp_path, seed=0, workspace=tmp_path / "one")  # once only
+    spec.build(teacher(), text, tmp_path, 0, tmp_path / "other", saved_next=True)
+    assert SAVED not in proofs(tmp_path / "other")
+    other = {name for name in proofs(tmp_path / "one") if name != SAVED}
+    assert other == set(proofs(tmp_path / "other"))
+
+
+def test_where_only_tokens_go_all_that_applies_is_proved(
+    text: list[Batch], tmp_path: Path
+) -> None:
+    """The teacher has fewer already, and the student is all of it."""
+    kept = tmp_path / "pruning"
+    whole = teacher()
+    student = Pruned(vocabulary=8).build(whole, text, tmp_path, seed=0, workspace=kept)
+    assert student is not whole and student.dtype == torch.float32
+    assert proofs(kept) == dict.fromkeys(
+        (
+            "with nothing cut it is the same model",
+            "it has as many parameters as its shape says",
+            "its head is its embedding as before",
+            SAVED,
+        ),
+        "proved",
+    )
 
 
 def test_a_search_needs_more_text() -> None:

@@ -15,6 +15,7 @@ from transformers.initialization import no_init_weights
 from nexus.errors import NexusError, UsageError
 from nexus.kernels.decoder import evaluated
 from nexus.proofs import Proof
+from nexus.pruning.budget import Budget
 from nexus.pruning.families import family_of, layers_of
 from nexus.pruning.sizes import Sizes, without_number
 from nexus.pruning.token_ids import renumber
@@ -50,7 +51,7 @@ def narrow(model: PreTrainedModel, ids: Int[Tensor, " kept"]) -> Narrow:
         NexusError: A proof failed: a bug of Nexus or of the versions installed.
     """
     small = _selected(model, ids)
-    findings = (_logits(model, small, ids), _tie(model, small))
+    findings = (_logits(model, small, ids), _tie(model, small), _count(model, small, ids))
     for proof in findings:
         if proof.outcome == "failed":
             raise NexusError(f"Pruning proved wrong: {proof.name}: {proof.detail}. {proof.remedy}")
@@ -133,4 +134,21 @@ def _tie(model: PreTrainedModel, small: PreTrainedModel) -> Proof:
         outcome="proved" if same else "failed",
         detail="tied" if is_tied(small) else "not tied",
         remedy="" if same else "Report this with the model's configuration",
+    )
+
+
+def _count(model: PreTrainedModel, small: PreTrainedModel, ids: Tensor) -> Proof:
+    """That so many parameters are left as were counted on the whole model."""
+    family = family_of(model)
+    sizes = replace(Sizes.of(model.config, family), vocabulary=len(ids))
+    expected = Budget(model, family, "parameters")(sizes, range(sizes.layers))
+    count = sum(parameter.numel() for parameter in small.parameters())
+    return Proof(
+        group="pruning",
+        name="with fewer tokens it has as many parameters as they say",
+        outcome="proved" if count == expected else "failed",
+        detail=f"{count:,} are there and {expected:,} expected",
+        value=float(abs(count - expected)),
+        limit=0.0,
+        remedy="" if count == expected else "Report this with the model's configuration",
     )

@@ -128,9 +128,7 @@ def prune(
         refit(small, model, kept, held, say=say)
     expected = Budget(model, family, "parameters")(sizes, kept.layers)
     findings += [_count(small, expected), *_meets(small, met), _tie(model, small)]
-    for proof in findings:
-        if proof.outcome == "failed":
-            raise NexusError(f"Pruning proved wrong: {proof.name}: {proof.detail}. {proof.remedy}")
+    _refuse_failed(findings)
     return Pruned(small, kept, sizes, scores, tuple(findings), met)
 
 
@@ -145,6 +143,30 @@ def _goal(
         return aim
     target = aim if isinstance(aim, Target) else Target(aim)
     return meet(target.saved_in(dtype), model, family_of(model), **limits)
+
+
+@torch.no_grad()
+def copied(
+    model: PreTrainedModel, dtype: torch.dtype | None = None
+) -> tuple[PreTrainedModel, tuple[Proof, ...]]:
+    """All of a model, its weights its own, and what is proved of it: of a student that has fewer
+    tokens than the model its teacher comes from, and all else.
+
+    Args:
+        model: which is left as it is.
+        dtype: of the new weights; the model's own if not given.
+
+    Raises:
+        UsageError: The architecture is unknown.
+        NexusError: A proof failed: a bug of Nexus or of the versions installed.
+    """
+    family = family_of(model)
+    sizes = Sizes.of(model.config, family)
+    small = cut(model, Kept(), dtype=dtype)
+    expected = Budget(model, family, "parameters")(sizes, range(sizes.layers))
+    findings = (_nothing(model), _count(small, expected), _tie(model, small))
+    _refuse_failed(findings)
+    return small, findings
 
 
 @torch.no_grad()
@@ -199,6 +221,12 @@ class LayerChoice:
             return likely
         say(f"trying on the text which {count} layers to keep")
         return better_layers(model, batches, likely, say)
+
+
+def _refuse_failed(findings: Iterable[Proof]) -> None:
+    for proof in findings:
+        if proof.outcome == "failed":
+            raise NexusError(f"Pruning proved wrong: {proof.name}: {proof.detail}. {proof.remedy}")
 
 
 def _nothing(model: PreTrainedModel) -> Proof:

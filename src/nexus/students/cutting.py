@@ -17,12 +17,14 @@ from transformers import PreTrainedModel
 from nexus import durable
 from nexus.batch import PADDING, Batch
 from nexus.errors import UsageError
+from nexus.proofs import Proof
 from nexus.pruning.budget import Budget
 from nexus.pruning.depth_search import DepthStrategy
 from nexus.pruning.families import Family, family_of
 from nexus.pruning.importance import Strategy
 from nexus.pruning.latency import Latency
 from nexus.pruning.prune import LayerChoice, Pruned, prune
+from nexus.pruning.saved import survives
 from nexus.pruning.scored import scored
 from nexus.pruning.search import Axis
 from nexus.pruning.shortlist import shortlist
@@ -183,6 +185,20 @@ def _folder(workspace: Path | None) -> AbstractContextManager[str | Path]:
     return nullcontext(workspace)
 
 
+def with_saving(cut: Cut, place: Path | None) -> Cut:
+    """With the proof that it is loaded as what it is, where nobody is about to save it.
+
+    Args:
+        cut: what was cut.
+        place: a folder on whose disk it is written for that.
+
+    Raises:
+        NexusError: Loaded again it says something else.
+    """
+    findings = (*cut.pruned.findings, survives(cut.pruned.model, place))
+    return replace(cut, pruned=replace(cut.pruned, findings=findings))
+
+
 @dataclass(frozen=True)
 class Decision:
     """The shape that was chosen before, for a run that begins again or for its other processes."""
@@ -205,13 +221,25 @@ class Decision:
     def keep(self, cut: Cut) -> None:
         """Write down what was found."""
         pruned = cut.pruned
+        target = None if pruned.met is None else pruned.met.facts
+        search = None if cut.ranking is None else cut.ranking.facts
+        self.write(
+            pruned.sizes, pruned.findings, layers=pruned.kept.layers, target=target, search=search
+        )
+
+    def write(self, sizes: Sizes, findings: Sequence[Proof], **facts: Any) -> None:
+        """Write down a shape and what was proved of it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        facts = {
-            "key": self.key,
-            "after": asdict(pruned.sizes),
-            "layers": pruned.kept.layers,
-            "target": None if pruned.met is None else pruned.met.facts,
-            "search": None if cut.ranking is None else cut.ranking.facts,
-            "proofs": [proof.model_dump() for proof in pruned.findings],
-        }
-        durable.write(self.path, json.dumps(facts, indent=1) + "\n")
+        proofs = [proof.model_dump() for proof in findings]
+        told = {"key": self.key, "after": asdict(sizes), **facts, "proofs": proofs}
+        durable.write(self.path, json.dumps(told, indent=1) + "\n")
+
+
+def note_proof(workspace: Path, proof: Proof) -> None:
+    """Add to the record of a cut what was proved when it was saved."""
+    path = workspace / RECORD
+    told = json.loads(path.read_text())
+    others = [one for one in told["proofs"] if one["name"] != proof.name]
+    durable.write(
+        path, json.dumps(told | {"proofs": [*others, proof.model_dump()]}, indent=1) + "\n"
+    )

@@ -18,14 +18,15 @@ from nexus.pruning.depth import smaller_config
 from nexus.pruning.depth_search import DepthStrategy
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import Strategy
+from nexus.pruning.prune import copied
+from nexus.pruning.saved import survives
 from nexus.pruning.search import AXES, Axis, explicit_shape
 from nexus.pruning.sizes import Sizes
-from nexus.pruning.slice import Kept, cut
 from nexus.pruning.target import BudgetName, Target, Types, meet
 from nexus.pruning.token_ids import renumber
 from nexus.pruning.watching import Aggregate
 from nexus.spec import Spec
-from nexus.students.cutting import SCORES, TOKENS, Decision, Plan, make
+from nexus.students.cutting import SCORES, TOKENS, Decision, Plan, make, with_saving
 from nexus.students.ranking import Search
 from nexus.voice import Say
 
@@ -192,6 +193,8 @@ class Pruned(Spec):
         workspace: Path | None = None,
         say: Say = lambda text: None,
         types: Types = OWN_TYPES,
+        *,
+        saved_next: bool = False,
     ) -> PreTrainedModel:
         """Score, choose and cut, in float32.
 
@@ -203,26 +206,31 @@ class Pruned(Spec):
             workspace: where scores and what was decided are kept, so that neither is done twice.
             say: told in a sentence what begins.
             types: what a budget is counted in: the type that a run saves its student in, say.
+            saved_next: whether the caller saves it at once, and proves that it is loaded as what it
+                is. Else this is proved here, where the shape is decided on.
 
         Raises:
             UsageError: There is no teacher in this process, or it cannot be cut to this.
+            NexusError: A proof failed.
         """
         if teacher_model is None:
             raise UsageError(
                 "A student of kind 'pruned' is cut out of the teacher, but the teacher is not a "
                 "model in this process. Use a local teacher, or a pretrained student."
             )
-        if not self.is_sized:
-            return cut(teacher_model, Kept(), dtype=torch.float32)
         text = list(calibration)
-        aim = self.aim(types) if self.shape is None else self.sizes(teacher_model)
-        decision = None
+        decision, decided = None, None
         if workspace is not None:
             facts = self.model_dump() | {"text": of_text(text), "teacher": of_model(teacher_model)}
+            facts |= {"seed": seed}
             if self.budget in ("bytes", "latency"):
                 facts |= {"types": types}
             decision = Decision.of(workspace, facts)
-            aim = decision.sizes or aim
+            decided = decision.sizes
+        proves = decided is None and not saved_next
+        if not self.is_sized:
+            return self._whole(teacher_model, decision, workspace, proves=proves)
+        aim = decided or (self.aim(types) if self.shape is None else self.sizes(teacher_model))
         made = make(
             teacher_model,
             text,
@@ -234,9 +242,27 @@ class Pruned(Spec):
             dtype=torch.float32,
             say=say,
         )
-        if decision is not None and decision.sizes is None:
+        if proves:
+            made = with_saving(made, workspace)
+        if decision is not None and decided is None:
             decision.keep(made)
         return made.pruned.model
+
+    def _whole(
+        self,
+        teacher: PreTrainedModel,
+        decision: Decision | None,
+        workspace: Path | None,
+        *,
+        proves: bool,
+    ) -> PreTrainedModel:
+        """All of a teacher that has fewer tokens than it had."""
+        student, findings = copied(teacher, torch.float32)
+        if proves:
+            findings += (survives(student, workspace),)
+        if decision is not None and decision.sizes is None:
+            decision.write(Sizes.of(student.config, family_of(student)), findings)
+        return student
 
     def plan(self, seed: int) -> Plan:
         """How it is cut, all but how large it is to be."""

@@ -16,6 +16,7 @@ from nexus.models.compression.distillation import KnowledgeDistiller, MinitronPr
 TINY = runpy.run_path(str(Path(__file__).parents[4] / "examples" / "tiny.py"))
 WORKSPACE = runpy.run_path(str(Path(__file__).parents[3] / "workspace.py"))
 TEXTS = TINY["sentences"](40)
+SAVED = "saved and loaded it gives the same logits"
 
 
 def teacher() -> PreTrainedModel:
@@ -40,6 +41,7 @@ def test_a_student_of_the_size_asked_for_that_saves_loads_and_writes(
     assert "the teacher writes its own text" in capsys.readouterr().err
     assert abs(count(student) / target - 1) <= 0.02
     assert pruner.pruned is not None and pruner.pruned.scores.strategy == "activation"
+    assert pruner.pruned.findings[-1].name == SAVED
     student.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = torch.arange(8)[None]
@@ -152,6 +154,8 @@ def test_fewer_tokens_come_with_a_tokenizer_and_a_teacher(target: float | None) 
     )
     student = pruner.prune_and_create_student()
     assert pruner.narrowed is not None
+    found = pruner.pruned.findings if pruner.pruned else pruner.narrowed.findings
+    assert SAVED in {proof.name for proof in found}
     assert target is None or abs(count(student) / count(whole) / target - 1) <= 0.02
     small, teacher = pruner.narrowed.vocabulary.tokenizer, pruner.narrowed.model
     assert len(small) == 320 == student.config.vocab_size == teacher.config.vocab_size

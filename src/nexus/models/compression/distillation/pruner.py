@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -16,13 +17,13 @@ from nexus.pruning.depth_search import depth_strategy_named
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import STRATEGIES, WITHOUT_DATA, Strategy
 from nexus.pruning.own_text import own_text
-from nexus.pruning.prune import Pruned
+from nexus.pruning.prune import Pruned, copied
+from nexus.pruning.saved import survives
 from nexus.pruning.search import AXES, Axis
-from nexus.pruning.slice import Kept, cut
 from nexus.pruning.target import Target, budget_named, meet
 from nexus.pruning.vocabulary import HowMany
 from nexus.pruning.watching import Aggregate
-from nexus.students.cutting import Plan, make
+from nexus.students.cutting import Plan, make, with_saving
 from nexus.students.narrowed import Narrowed, narrowed
 from nexus.students.ranking import Ranking, Search
 
@@ -123,7 +124,8 @@ class MinitronPruner:
         )
 
     def prune_and_create_student(self) -> PreTrainedModel:
-        """The student. What was kept and what was proved is in `pruned` afterwards.
+        """The student. What was kept and what was proved is in `pruned` afterwards; where nothing
+        but tokens goes, in `narrowed`.
 
         Raises:
             UsageError: The architecture is unknown, or the target cannot be met; the nearest shape
@@ -134,7 +136,7 @@ class MinitronPruner:
             self.narrowed = self._fewer_tokens(self._vocabulary)
             teacher = self.narrowed.model
             if target is None:
-                return cut(teacher, Kept(), dtype=self.dtype)
+                return self._whole(self.narrowed)
             target = target.absolute(self.teacher, family_of(teacher))
             tokenizer = self.narrowed.vocabulary.tokenizer
             batches = rows_of_text(self._texts(), tokenizer, teacher, without=WITHOUT)
@@ -146,9 +148,16 @@ class MinitronPruner:
             _say("no calibration data: the teacher writes its own text")
             batches = own_text(self.teacher, seed=plan.seed)
         text = [batch.to(teacher.device) for batch in batches or []]
-        made = make(teacher, text, target, plan, dtype=self.dtype, say=_say)
+        made = with_saving(make(teacher, text, target, plan, dtype=self.dtype, say=_say), None)
         self.pruned, self.ranking = made.pruned, made.ranking
         return self.pruned.model
+
+    def _whole(self, fewer: Narrowed) -> PreTrainedModel:
+        """All of the teacher with fewer tokens; what was proved is among their findings."""
+        student, findings = copied(fewer.model, self.dtype)
+        proved = (*fewer.findings, *findings, survives(student))
+        self.narrowed = replace(fewer, findings=proved)
+        return student
 
     def _fewer_tokens(self, size: HowMany) -> Narrowed:
         """The teacher with the tokens of the calibration data."""

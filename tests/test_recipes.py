@@ -49,6 +49,9 @@ LAYOUTS = {
 """The columns of everything that the recipes name."""
 
 
+CUT = ("pruned", "layers")
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workspace")
@@ -159,6 +162,27 @@ def test_its_student_is_an_ordinary_model_of_the_right_shape(
         moved = [not torch.equal(after, earlier) for after, earlier in pairs]
         # An adapter moves the linear layers alone: neither embeddings nor norms.
         assert any(moved) and all(moved) == (recipe.all_stages[0].train.lora is None)
+
+
+def test_what_is_cut_or_rounded_has_its_way_step_by_step(finished: Finished) -> None:
+    name, recipe, directory = finished
+    evaluation = Evaluation.load(directory.path)
+    assert evaluation is not None
+    kinds = [form.kind for form in evaluation.forms]
+    if name == "pruned_quantised":
+        assert kinds == ["teacher", "cut", "trained", "few_bits"]
+        assert evaluation.forms[-1].bytes_on_disk and evaluation.forms[-1].change
+        page = (directory.path / "report.html").read_text()
+        assert "The cut cost" in page and "saved and loaded it gives the same logits" in page
+    cuts = [recipe.student, *(stage.student for stage in recipe.stages)]
+    pruned = [cut for cut in cuts if cut is not None and cut.kind == "pruned"]
+    assert len(evaluation.cuts) == len(pruned)
+    for record in evaluation.cuts:
+        outcomes = {proof.name: proof.outcome for proof in record.proofs}
+        assert outcomes["saved and loaded it gives the same logits"] == "proved"
+    assert bool(kinds) == bool(
+        recipe.quantize or recipe.teacher.scheme or any(cut and cut.kind in CUT for cut in cuts)
+    )
 
 
 def test_only_what_the_assistant_says_is_learnt(finished: Finished) -> None:

@@ -22,9 +22,11 @@ from nexus.evaluation.samples import continuations
 from nexus.evaluation.size import size
 from nexus.evaluation.speed import speed
 from nexus.evaluation.tasks.task import TaskSpec
+from nexus.forms import forms
 from nexus.kernels.lm_head import split_head
 from nexus.milestones import (
     CUT,
+    cut_records,
     fidelity_of,
     last_cut,
     measured_once,
@@ -90,7 +92,7 @@ def evaluate(scene: Scene, untrained: Fidelity | None, say: Say) -> None:
                 batch_sizes=settings.batch_sizes,
             )
             timed = with_memory(timed, scene, {"teacher": teacher, "student": student}, source)
-        Evaluation(
+        found = Evaluation(
             heldout=quality,
             rollouts=own_text,
             speed=timed,
@@ -99,7 +101,9 @@ def evaluate(scene: Scene, untrained: Fidelity | None, say: Say) -> None:
             samples=samples(scene, student),
             stages=stages,
             quantized=few,
-        ).save(scene.run.path)
+            cuts=cut_records(scene),
+        )
+        found.model_copy(update={"forms": forms(scene.recipe, found)}).save(scene.run.path)
 
 
 def beginning(scene: Scene, untrained: Fidelity | None) -> Fidelity | None:

@@ -10,6 +10,7 @@ All are compared with the recipe's teacher, whoever taught the stage.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import cast
 
@@ -20,16 +21,20 @@ from nexus import durable, hub
 from nexus.compatibility import trusts_code
 from nexus.durable import Damaged
 from nexus.evaluation.fidelity import Fidelity, measure
+from nexus.evaluation.footprint import footprints
 from nexus.evaluation.heldout import changes
-from nexus.evaluation.size import size
+from nexus.evaluation.size import bytes_on_disk, size
+from nexus.evaluation.speed import speed
 from nexus.findings import Finding, note
 from nexus.kernels.lm_head import split_head
 from nexus.objectives.weighted_sum import WeightedSum
 from nexus.planning.hollow import Hollow
+from nexus.proofs import CutRecord
 from nexus.recipe.schema import Stage
-from nexus.results import Size, StageResult
+from nexus.results import Size, Speed, StageResult
 from nexus.rundir import RunDirectory
-from nexus.scene import Scene
+from nexus.scene import PRUNING, Scene, move
+from nexus.students.cutting import RECORD
 from nexus.teachers.local import LocalTeacher
 from nexus.voice import Say
 
@@ -165,10 +170,53 @@ def stage_results(
                 ended=ended.student(seed) if ended else None,
                 cost_of_cut=cost,
                 change=changes(ended, begun, seed=seed) if ended and begun else {},
+                bytes_on_disk=bytes_on_disk(student_folder(scene, number)),
+                speed=_speed_of(scene, number, say),
             )
         )
         before, earlier = ended, own
     return tuple(results)
+
+
+def cut_records(scene: Scene) -> tuple[CutRecord, ...]:
+    """What each cut of the run wrote down: the target, the search, the proofs."""
+    folders = {"": scene.run.path / PRUNING}
+    folders |= {stage.name: place(scene.run, stage) / PRUNING for stage in scene.recipe.stages}
+    found: list[CutRecord] = []
+    for name, folder in folders.items():
+        path = folder / RECORD
+        if path.is_file():
+            told = json.loads(path.read_text(encoding="utf-8"))
+            values = {key: told.get(key) for key in ("target", "search")}
+            values["proofs"] = told.get("proofs", [])
+            found.append(CutRecord.parse({"stage": name, **values}, where=str(path)))
+    return tuple(found)
+
+
+def _speed_of(scene: Scene, number: int, say: Say) -> Speed | None:
+    """Of the student that a stage left, where the next one makes another of it."""
+    following = scene.recipe.all_stages[number + 1 : number + 2]
+    cut_next = any(stage.student is not None for stage in following)
+    if not cut_next or not scene.recipe.evaluate.speed_seconds:
+        return None
+    return _timed(scene, student_folder(scene, number), say)
+
+
+def _timed(scene: Scene, folder: Path, say: Say) -> Speed:
+    """A stage's student beside the teacher and in its type, at the first batch size."""
+    settings, teacher = scene.recipe.evaluate, scene.teacher.pretrained
+    say(f"timing teacher and the student in {folder} in turns")
+    source = source_of(scene, folder)
+    student = hub.load_model(source, folder)
+    move(student, scene.parallel.device)
+    cast(torch.nn.Module, student).to(teacher.dtype)
+    timed = speed(
+        teacher, student, seconds=settings.speed_seconds, seed=scene.recipe.seed,
+        batch_sizes=settings.batch_sizes[:1],
+    )  # fmt: skip
+    held = source.model_copy(update={"dtype": scene.recipe.teacher.dtype})
+    memory, left_out = footprints({"student": held}, {"student": student}, folder)
+    return timed.model_copy(update={"memory_gib": memory, "left_out": (*timed.left_out, *left_out)})
 
 
 def passes(stage: Stage) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nexus import durable
 from nexus.errors import UsageError
@@ -48,6 +48,18 @@ def told(
         group=group, name=name, outcome=outcome, detail=detail, value=value, limit=limit,
         remedy="" if outcome == "proved" else remedy,
     )  # fmt: skip
+
+
+class CutRecord(Spec):
+    """How a student was cut out of a larger one, and what was proved of it."""
+
+    stage: str = ""
+    """That begins with it; nothing for the student that the run begins with."""
+    target: dict[str, Any] | None = None
+    """Of which budget, wanted and taken."""
+    search: dict[str, Any] | None = None
+    """The candidates, their divergences by rung, and how stable their order was."""
+    proofs: tuple[Proof, ...] = ()
 
 
 class Check(Spec):

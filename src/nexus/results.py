@@ -14,6 +14,9 @@
               after it was trained in few bits (distilled), with what that brought
     stages    of a run whose student becomes smaller from stage to stage: what each stage cost and
               was worth
+    forms     the way from the teacher to the student in few bits, model by model: what each takes,
+              is worth, and differs by from the one before
+    cuts      what was proved of each student that was cut, and how the shapes of a search fared
 
 An estimate that would mean nothing is a `Refused` with its reason, never a number.
 """
@@ -26,6 +29,7 @@ from typing import Literal
 
 from nexus import durable
 from nexus.errors import UsageError
+from nexus.proofs import CutRecord
 from nexus.redaction import redacted
 from nexus.spec import Spec
 
@@ -251,6 +255,36 @@ class StageResult(Spec):
     """By measure: after the cut minus before it, paired by document."""
     change: dict[str, Estimate] = {}
     """By measure: what training changed, `ended` minus `begun`, paired by document."""
+    bytes_on_disk: int | None = None
+    speed: Speed | None = None
+    """Teacher and student, timed where the next stage cuts on; the last one's is the run's."""
+
+
+class Form(Spec):
+    """A model on the way from the teacher to the student in few bits."""
+
+    kind: Literal["teacher", "cut", "untrained", "trained", "few_bits", "few_bits_trained"]
+    """`cut`: right after it; `untrained`: a student that was not cut, before its first step."""
+    stage: str = ""
+    """Of a student that becomes smaller from stage to stage."""
+    name: str = ""
+    """The folder of one in few bits."""
+    parameters: int
+    bytes_on_disk: int | None = None
+    memory_gib: float | None = None
+    """The most that loading it alone and decoding with it took."""
+    prefill: Estimate | None = None
+    decode: Estimate | None = None
+    dtype: str = ""
+    """What speed and memory were measured in."""
+    same_size: bool = False
+    """Bytes, memory and speed are those of the form of the same shape, and not measured again."""
+    forward_kl: Estimate | None = None
+    """From the run's teacher, like agreement."""
+    agreement: Estimate | None = None
+    change: dict[str, Estimate] = {}
+    """By measure, minus the form that it was made of: what the cut or few bits cost, what training
+    brought back. Paired by document; from the teacher itself, whose KL is 0 and agreement 1."""
 
 
 FEW_BITS = "quantize"
@@ -316,6 +350,8 @@ class Evaluation(Spec):
     samples: tuple[Sample, ...] = ()
     stages: tuple[StageResult, ...] = ()
     quantized: QuantizedResult | None = None
+    forms: tuple[Form, ...] = ()
+    cuts: tuple[CutRecord, ...] = ()
 
     def save(self, run: Path) -> Path:
         """Write `evaluation.json` into the run directory: the whole file or none of it."""

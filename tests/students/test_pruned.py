@@ -145,9 +145,7 @@ def test_it_is_proved_to_be_loaded_as_what_it_is(
     assert other == set(proofs(tmp_path / "other"))
 
 
-def test_where_only_tokens_go_all_that_applies_is_proved(
-    text: list[Batch], tmp_path: Path
-) -> None:
+def test_where_only_tokens_go_all_that_applies_is_proved(text: list[Batch], tmp_path: Path) -> None:
     """The teacher has fewer already, and the student is all of it."""
     kept = tmp_path / "pruning"
     whole = teacher()

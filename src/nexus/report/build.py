@@ -24,12 +24,14 @@ from nexus.proofs import Check
 from nexus.redaction import redacted
 from nexus.report.charts import quality_charts, reliability
 from nexus.report.checks import checks_view
+from nexus.report.cuts import cut_views
 from nexus.report.data import data_view
 from nexus.report.diagnosis import diagnose
 from nexus.report.drawing import Plot
 from nexus.report.economy import size_rows, speed_note, speed_rows
 from nexus.report.few_bits import few_bits_view
 from nexus.report.fidelity import calibration_note, exposure, gaps, heldout_rows, measured_on
+from nexus.report.forms import forms_view
 from nexus.report.plots import curves
 from nexus.report.reading import RunFiles, read_run
 from nexus.report.stages import stage_rows
@@ -114,6 +116,8 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
         "tasks": tasks_view(evaluation.tasks),
         "quality": [_Figure(plot) for plot in quality_charts(evaluation)],
         "stages": stage_rows(evaluation.stages),
+        "forms": forms_view(evaluation),
+        "cuts": cut_views(evaluation),
         "sizes": size_rows(evaluation),
         "few_bits": few_bits_view(evaluation),
         "speeds": speed_rows(speed) if speed else [],

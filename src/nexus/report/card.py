@@ -11,7 +11,13 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from nexus.redaction import redacted
-from nexus.report.card_tables import economy_section, escaped, quality_section, task_section
+from nexus.report.card_tables import (
+    economy_section,
+    escaped,
+    forms_section,
+    quality_section,
+    task_section,
+)
 from nexus.report.data import data_view
 from nexus.report.reading import RunFiles, read_run
 from nexus.report.summary import headline, teacher_name
@@ -185,6 +191,7 @@ def _body(files: RunFiles, name: str) -> str:
         parts += quality_section(files.evaluation)
         parts += task_section(files.evaluation)
         parts += economy_section(files.evaluation)
+        parts += forms_section(files.evaluation)
     parts += [
         "## Limits",
         _limits(files),

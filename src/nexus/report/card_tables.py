@@ -6,6 +6,7 @@ import re
 
 from nexus.report.economy import size_rows, speed_rows
 from nexus.report.fidelity import exposure, gaps, heldout_rows, measured_on
+from nexus.report.forms import forms_view
 from nexus.report.tasks import TasksView, tasks_view
 from nexus.report.words import ABSENT, Cell
 from nexus.results import Evaluation
@@ -50,6 +51,23 @@ def task_section(evaluation: Evaluation) -> list[str]:
         cells = (row.teacher, row.untrained, row.trained, row.ratios["above_chance"])
         lines.append(_line(row.name, Cell(row.items), Cell(row.chance), *cells))
     return ["## Tasks", "\n".join(lines), " ".join(_about_tasks(view))]
+
+
+def forms_section(evaluation: Evaluation) -> list[str]:
+    """What the cut, distillation and few bits cost and brought; nothing where there were none."""
+    view = forms_view(evaluation)
+    if view is None:
+        return []
+    heads = ("parameters", "on disk", "peak memory", "prefill", "decode", "KL", "agreement")
+    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for row in view.rows:
+        taken = [row.bytes_on_disk, row.memory, row.prefill, row.decode]
+        if row.same_size:
+            taken = [Cell(row.same_size), *[Cell('"')] * 3]
+        name = f"{row.label} ({row.note})" if row.note else row.label
+        lines.append(_line(name, Cell(row.parameters), *taken, row.kl, row.agreement))
+    said = escaped(" ".join([*view.sentences, view.note, "Speeds are in tokens a second."]))
+    return ["## Step by step", "\n".join(lines), said]
 
 
 def economy_section(evaluation: Evaluation) -> list[str]:

@@ -44,7 +44,7 @@ def checks_view(check: Check | None) -> ChecksView | None:
         return None
     order = list(SIGNS)
     proofs = sorted(check.proofs, key=lambda proof: order.index(proof.outcome))
-    rows = [_row(proof) for proof in proofs]
+    rows = [proof_row(proof) for proof in proofs]
     counts = {word: sum(row.word == word for row in rows) for _, word in SIGNS.values()}
     said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     extent = "Everything was tried" if check.complete else "The cheap part, with which a run begins"
@@ -55,7 +55,8 @@ def checks_view(check: Check | None) -> ChecksView | None:
     )
 
 
-def _row(proof: Proof) -> ProofRow:
+def proof_row(proof: Proof) -> ProofRow:
+    """One proof, with what was measured as text."""
     sign, word = SIGNS[proof.outcome]
     measured = proof.detail
     if not measured and proof.value is not None:

@@ -11,6 +11,7 @@ from rich.text import Text
 from nexus.report.economy import size_rows, speed_rows
 from nexus.report.few_bits import few_bits_sentences
 from nexus.report.fidelity import exposure, gaps, heldout_rows
+from nexus.report.forms import form_sentences
 from nexus.report.tasks import TasksView, tasks_view
 from nexus.report.words import ABSENT, Cell, count
 from nexus.results import Evaluation
@@ -123,6 +124,7 @@ def _caption(evaluation: Evaluation, view: TasksView | None) -> str:
     for gap in gaps(evaluation):
         if gap.share is None:
             notes.append(f"Gap closed, {gap.label}: not said, because {gap.reason}.")
+    notes += form_sentences(evaluation)
     notes += few_bits_sentences(evaluation)
     if view:
         items = ", ".join(f"{row.name} {row.items}" for row in view.rows)

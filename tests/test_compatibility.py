@@ -10,8 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from nexus.compatibility import padding_noticed, refuse_other_template, strangers
+from nexus.compatibility import (
+    padding_noticed,
+    refuse_other_template,
+    require_calibration,
+    strangers,
+)
 from nexus.data.loader import from_padded
+from nexus.data.loader import load as load_data
 from nexus.errors import UsageError
 from nexus.recipe.schema import Recipe
 from nexus.teachers.local import LocalTeacher
@@ -86,3 +92,31 @@ def test_padding_with_probability_is_told_of_the_student_and_refused_of_the_teac
         padding_noticed(LocalTeacher(using, 256), ignoring, batch)
     said = padding_noticed(LocalTeacher(ignoring, 256), using, batch)
     assert re.search(r"the teacher gave them \de-\d+ .*the untrained student 0\.0\d", said), said
+
+
+CUT = {"kind": "pruned", "shape": {"neurons": 32}}
+STAGE = {"objectives": WORKSPACE["RECIPE"]["objectives"], "train": WORKSPACE["RECIPE"]["train"]}
+CASCADE = {
+    "stages": [{"name": "whole", **STAGE}, {"name": "cut", "student": CUT, **STAGE}],
+    "objectives": None,
+    "train": None,
+}
+
+
+@pytest.mark.parametrize("changes", [{"student": CUT}, CASCADE])
+def test_a_student_is_not_cut_by_less_text_than_a_row(folder: Path, changes: Any) -> None:
+    """To see it fail: in compatibility.require_calibration, look at no student."""
+    values = {k: v for k, v in (WORKSPACE["RECIPE"] | changes).items() if v is not None}
+    wanted = Recipe.parse(values)
+    WORKSPACE["write_rows"](folder / "train.jsonl", [{"text": "the cat"}])
+    WORKSPACE["write_rows"](folder / "heldout.jsonl", [{"text": "the dog"}])
+    sizes: Any = {"seed": 0, "tokens_per_step": 128, "micro_batch_rows": 1}
+    batches = load_data(wanted.data, WORKSPACE["make_tokenizer"](), folder, **sizes)
+    with pytest.raises(UsageError, match="holds 8 tokens, less than one sequence of 128: give"):
+        require_calibration(wanted, batches)
+    require_calibration(recipe(), batches)
+    if "student" in changes:
+        require_calibration(wanted, batches, given=True)
+    WORKSPACE["write_rows"](folder / "train.jsonl", [{"text": "the cat " * 40}])
+    batches = load_data(wanted.data, WORKSPACE["make_tokenizer"](), folder, **sizes)
+    require_calibration(wanted, batches)

@@ -9,10 +9,13 @@ from transformers import PreTrainedModel
 from nexus import hub
 from nexus.batch import Batch
 from nexus.data.chats import has_chats
+from nexus.data.loader import Batches
 from nexus.errors import UsageError
 from nexus.kernels.lm_head import split_head
 from nexus.kernels.padding_mass import check_teacher_padding, padding_mass
+from nexus.pruning.text import SEQUENCE, require_sequence
 from nexus.recipe.schema import Recipe
+from nexus.students.pruned import Pruned
 from nexus.teachers.local import LocalTeacher
 from nexus.tokenizers import template_difference
 
@@ -68,3 +71,24 @@ def trusts_code(recipe: Recipe) -> bool:
             return recipe.teacher.trust_remote_code
         case _:
             return False
+
+
+def require_calibration(recipe: Recipe, batches: Batches, *, given: bool = False) -> None:
+    """Refuse training text that is shorter than a row where a student is cut by what it says.
+
+    Args:
+        recipe: what is to run.
+        batches: its data.
+        given: whether the first student is there, and not cut.
+
+    Raises:
+        UsageError: There is less text than one sequence.
+    """
+    cut = [stage.student for stage in recipe.stages] + ([] if given else [recipe.student])
+    if any(isinstance(student, Pruned) and student.is_sized for student in cut):
+        length, tokens = min(SEQUENCE, recipe.data.sequence_length), 0
+        for document in batches.documents(length):
+            tokens += len(document)
+            if tokens >= length:
+                return
+        require_sequence(tokens, length, "data.sources, which the student is cut by,")

@@ -29,6 +29,7 @@ from nexus.pruning.saved import reread, said
 from nexus.pruning.search import AXES, Axis, explicit_shape
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.target import BUDGETS, Target, budget_named, meet
+from nexus.pruning.text import SEQUENCE, require_sequence
 from nexus.pruning.vocabulary import HowMany
 from nexus.pruning.watching import Aggregate
 from nexus.students.cutting import TOKENS, Plan, make
@@ -38,7 +39,6 @@ from nexus.students.ranking import Search
 from nexus.voice import Say
 
 FILE_NAME = "pruning.json"
-SEQUENCE = 512
 DOCUMENT = 2**20
 """Tokens of the longest document that is looked at in one piece for the vocabulary."""
 
@@ -301,11 +301,8 @@ def _calibration(
         tokens += int((batch.documents != PADDING).sum())
         if tokens >= wanted:
             break
-    if tokens < length:
-        raise UsageError(
-            f"--text {' '.join(asked.text)} holds {tokens} tokens, less than one sequence of "
-            f"{length}. Give more text, or none, and the model writes its own"
-        )
+    otherwise = ", or none, and the model writes its own"
+    require_sequence(tokens, length, f"--text {' '.join(asked.text)}", otherwise)
     return held, read.fingerprint
 
 

@@ -13,7 +13,12 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from nexus import fingerprint, hub
 from nexus.batch import Batch
-from nexus.compatibility import padding_noticed, refuse_other_template, strangers
+from nexus.compatibility import (
+    padding_noticed,
+    refuse_other_template,
+    require_calibration,
+    strangers,
+)
 from nexus.data import rejected
 from nexus.data.loader import Batches
 from nexus.data.loader import load as load_data
@@ -170,7 +175,9 @@ def read_text(
     """The tokenizer and the text, and which tokens are left where the student has fewer."""
     tokenizer = models.tokenizer if models else load_tokenizers(recipe, folder)
     batches = read(tokenizer=tokenizer)
-    if models is not None and models.student is not None:
+    given = models is not None and models.student is not None
+    require_calibration(recipe, batches, given=given)
+    if given:
         return tokenizer, batches, None
     fewer = fewer_tokens(recipe, config, tokenizer, batches)
     if fewer is None:

@@ -12,10 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nexus.batch import Batch
 from nexus.data.loader import from_padded
 from nexus.errors import UsageError
+from nexus.pruning.text import SEQUENCE, require_sequence
 from nexus.window import context_limit
-
-SEQUENCE = 512
-"""Tokens of a row, unless the model takes fewer positions."""
 
 ROWS = 4
 
@@ -51,11 +49,7 @@ def rows_of_text(
             )
         ids.append(tokens.long())
     stream = torch.cat(ids) if ids else torch.empty(0, dtype=torch.long)
-    if len(stream) < length:
-        raise UsageError(
-            f"calibration_data holds {len(stream)} tokens, less than one sequence of {length}: "
-            f"give more text, or none, and {without}"
-        )
+    require_sequence(len(stream), length, "calibration_data", f", or none, and {without}")
     rows = stream[: len(stream) // length * length].view(-1, length)
     vocabulary = model.config.get_text_config().vocab_size
     return [from_padded(some, vocabulary=vocabulary) for some in torch.split(rows, ROWS)]

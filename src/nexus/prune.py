@@ -28,6 +28,7 @@ def prune(
     axes: tuple[str, ...] = ("neurons", "expert_neurons", "hidden", "layers"),
     multiple: int = 32,
     repair: bool = True,
+    norms: str = "rescaled",
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto",
     aggregate: tuple[str, ...] = ("mean", "l2"),
     scores: Path | None = None,
@@ -62,6 +63,8 @@ def prune(
         axes: Which sizes a target may change.
         multiple: Of which neurons and hidden channels are multiples.
         repair: Refit what is left on the text.
+        norms: What becomes of norms' weights where hidden channels go: rescaled by
+            sqrt(all / kept), or measured on the text.
         dtype: What weights are held and written in; auto is what they were saved in.
         aggregate: How activations are summed up, over the tokens of a row and over rows: mean, l2
             or variance each.
@@ -76,7 +79,7 @@ def prune(
     asked = Cut(
         model, out, target_params, target, budget, shape, text, strategy, depth, axes, multiple,
         repair, dtype, aggregate, scores, searching(search, candidates, search_tokens),
-        vocabulary=vocabulary, heldout=heldout,
+        vocabulary=vocabulary, heldout=heldout, norms=norms,
     )  # fmt: skip
     facts = prune_checkpoint(asked, say)
     if json:

@@ -24,6 +24,7 @@ from nexus.memory import give_back
 from nexus.pruning.depth_search import DEPTH_STRATEGIES, DepthStrategy
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import STRATEGIES, WITHOUT_DATA, Strategy
+from nexus.pruning.norms import Norms
 from nexus.pruning.own_text import own_text
 from nexus.pruning.saved import reread, said
 from nexus.pruning.search import AXES, Axis, explicit_shape
@@ -68,6 +69,7 @@ class Cut:
     seed: int = 0
     vocabulary: HowMany | None = None
     """How many tokens are kept of those that the text uses most; `used`: all that it uses."""
+    norms: str = "rescaled"
     heldout: tuple[str, ...] = ()
     """Text on which is measured how many more tokens it takes."""
 
@@ -165,6 +167,7 @@ def _known(
         )
     names: list[tuple[str, str, tuple[str, ...]]] = [("--strategy", asked.strategy, STRATEGIES)]
     names.append(("--budget", asked.budget, BUDGETS))
+    names.append(("--norms", asked.norms, get_args(Norms)))
     names += [("--aggregate", one, get_args(Aggregate)) for one in asked.aggregate]
     if asked.depth is not None:
         names.append(("--depth", asked.depth, DEPTH_STRATEGIES))
@@ -234,6 +237,7 @@ def _of_cut(asked: Cut, made: Made | None) -> dict[str, Any]:
         "aggregate": scores.aggregate,
         "depth": asked.depth,
         "repair": asked.repair,
+        "norms": asked.norms,
         "tokens": scores.tokens,
         "scores_fingerprint": scores.digest,
         "layers": made.pruned.kept.layers,
@@ -247,9 +251,10 @@ def _plan(
 ) -> Plan:
     """How to cut what was asked for."""
     aggregate: Any = asked.aggregate
+    norms: Any = asked.norms
     return Plan(
         strategy, aggregate, depth, axes, asked.multiple, asked.repair, asked.search, asked.seed,
-        TOKENS,
+        TOKENS, norms,
     )  # fmt: skip
 
 
@@ -283,7 +288,8 @@ def _calibration(
 ) -> tuple[Iterable[Batch], str]:
     """Text to measure on, and what it is."""
     measured = strategy not in WITHOUT_DATA and not (asked.scores and asked.scores.exists())
-    if not (asked.repair or measured or asked.depth or asked.search or asked.text):
+    fitted = asked.repair or asked.norms == "measured"
+    if not (fitted or measured or asked.depth or asked.search or asked.text):
         return [], "none"
     if not asked.text:
         say("no --text: the model writes its own calibration text")

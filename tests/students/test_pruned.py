@@ -204,3 +204,14 @@ def test_what_cannot_be_cut_names_the_nearest(text: list[Batch], tmp_path: Path)
         Pruned.parse({"shape": {"neurons": 33}}).build(teacher(), text, tmp_path, seed=0)
     with pytest.raises(UsageError, match="cannot be cut out of a model"):
         Pruned(target_params=1e9).build(teacher(), text, tmp_path, seed=0)
+
+
+def test_norms_can_be_measured(text: list[Batch], tmp_path: Path) -> None:
+    """To see it fail: leave norms out of Pruned.plan."""
+    made = {
+        norms: Pruned.parse({"shape": {"hidden": 16}, "norms": norms, "multiple": 4})
+        .build(teacher(), text, tmp_path, seed=0)
+        .state_dict()["model.norm.weight"]
+        for norms in ("rescaled", "measured")
+    }
+    assert not torch.equal(made["rescaled"], made["measured"])

@@ -21,6 +21,7 @@ from nexus.pruning.choose import choose, most_important
 from nexus.pruning.depth_search import DepthStrategy, better_layers, rank_layers
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import BASELINES, Scores, Strategy, measure
+from nexus.pruning.norms import Norms, fit_norms
 from nexus.pruning.repair import repair as refit
 from nexus.pruning.search import AXES, TOLERANCE, Axis
 from nexus.pruning.silenced import silenced, why_not
@@ -63,6 +64,7 @@ def prune(
     axes: Collection[Axis] = AXES,
     multiple: int = 32,
     repair: bool = True,
+    norms: Norms = "rescaled",
     dtype: torch.dtype | None = None,
     scores: Scores | None = None,
     choice: LayerChoice | None = None,
@@ -90,6 +92,7 @@ def prune(
         axes: which sizes a target may change.
         multiple: of which neurons and hidden channels are multiples.
         repair: refit down- and output-projections on the text.
+        norms: what makes up for channels that go; `measured` needs the text.
         dtype: of the new weights; the model's own if not given.
         scores: measured before, for any target.
         choice: which layers stay, as far as that was told before, in place of `depth`.
@@ -123,9 +126,7 @@ def prune(
     layers = choice(sizes.layers)
     small, kept = carve(model, held, scores, sizes, layers, repair=False, dtype=dtype)
     findings += [_silent(model, small, kept)]  # which holds before what is left is refitted
-    if repair:
-        give_back()
-        refit(small, model, kept, held, say=say)
+    _fit(small, model, kept, held, repair, norms, say)
     expected = Budget(model, family, "parameters")(sizes, kept.layers)
     findings += [_count(small, expected), *_meets(small, met), _tie(model, small)]
     _refuse_failed(findings)
@@ -178,6 +179,7 @@ def carve(
     layers: tuple[int, ...] | None,
     *,
     repair: bool = True,
+    norms: Norms = "rescaled",
     dtype: torch.dtype | None = None,
 ) -> tuple[PreTrainedModel, Kept]:
     """A model of some sizes, by scores that were measured before, and what was kept for it.
@@ -186,8 +188,7 @@ def carve(
     """
     kept = choose(scores, model, sizes, layers)
     small = cut(model, kept, dtype=dtype)
-    if repair:
-        refit(small, model, kept, batches)
+    _fit(small, model, kept, list(batches), repair, norms)
     return small, kept
 
 
@@ -227,6 +228,23 @@ def _refuse_failed(findings: Iterable[Proof]) -> None:
     for proof in findings:
         if proof.outcome == "failed":
             raise NexusError(f"Pruning proved wrong: {proof.name}: {proof.detail}. {proof.remedy}")
+
+
+def _fit(
+    small: PreTrainedModel,
+    model: PreTrainedModel,
+    kept: Kept,
+    text: Sequence[Batch],
+    repair: bool,
+    norms: Norms,
+    say: Say = lambda text: None,
+) -> None:
+    """What is left stands in for what is gone, as the text tells."""
+    if norms == "measured":
+        fit_norms(small, model, kept, text)
+    if repair:
+        give_back()
+        refit(small, model, kept, text, say=say)
 
 
 def _nothing(model: PreTrainedModel) -> Proof:

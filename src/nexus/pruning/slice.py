@@ -85,19 +85,17 @@ def cut(
     kept: Kept,
     *,
     dtype: torch.dtype | None = None,
-    norm_factors: Mapping[str, float] | None = None,
 ) -> PreTrainedModel:
     """A model of the same class with what is kept of `model`, its weights its own.
 
     Where channels of the residual stream go, the weights of the norms over it are multiplied by
     sqrt(all / kept): then removing channels that are zero changes nothing with RMSNorm, whose mean
-    of squares is over fewer.
+    of squares is over fewer. `norms.fit_norms` measures others.
 
     Args:
         model: which is left as it is.
         kept: what to keep.
         dtype: of the new weights; the model's own when absent.
-        norm_factors: other factors, by the norm's name in `model`, for example measured ones.
 
     Raises:
         UsageError: The architecture is unknown, or cannot have this shape.
@@ -108,19 +106,19 @@ def cut(
     _require_legal(model, family, before, after)
     _require_same_layers(model, family, before, kept.layers)
     small = blank(model, family, after, dtype or model.dtype, kept.layers)
-    knife = _Knife(family, before, after, kept, norm_factors or {})
+    knife = _Knife(family, before, after, kept)
     prefix, _ = layers_of(model, family)
     values = model.state_dict()
     numbers = kept.layers or tuple(range(before.layers))
     for name, place in small.state_dict().items():
-        source, layer = _source(name, prefix, numbers)
+        source, layer = came_from(name, prefix, numbers)
         if source not in values:
             raise UsageError(
                 f"layer {layer} of {model.config.model_type} has no {source.rpartition('.')[0]!r}, "
                 "which a layer has that lies where it would come to lie. Keep other layers"
             )
         for rows in _rows(place):
-            part = knife(values[source], without_number(source, prefix), source, layer, rows)
+            part = knife(values[source], without_number(source, prefix), layer, rows)
             if part.shape != place[rows].shape:
                 raise UsageError(
                     f"{model.config.model_type} cannot have this shape: '{name}' would be "
@@ -139,10 +137,10 @@ def removed(model: PreTrainedModel, kept: Kept) -> Iterator[tuple[Tensor, int, T
     family = family_of(model)
     before = Sizes.of(model.config, family)
     prefix, _ = layers_of(model, family)
-    knife = _Knife(family, before, kept.sizes(before), kept, {})
+    knife = _Knife(family, before, kept.sizes(before), kept)
     numbers = tuple(range(before.layers))
     for name, value in model.named_parameters():
-        _, layer = _source(name, prefix, numbers)
+        _, layer = came_from(name, prefix, numbers)
         if kept.layers is not None and layer is not None and layer not in kept.layers:
             yield value, 0, torch.arange(len(value))
             continue
@@ -157,21 +155,12 @@ def removed(model: PreTrainedModel, kept: Kept) -> Iterator[tuple[Tensor, int, T
 class _Knife:
     """Takes from a tensor what is kept of it."""
 
-    def __init__(
-        self,
-        family: Family,
-        before: Sizes,
-        after: Sizes,
-        kept: Kept,
-        factors: Mapping[str, float],
-    ) -> None:
-        self._family, self._kept, self._factors = family, kept, factors
+    def __init__(self, family: Family, before: Sizes, after: Sizes, kept: Kept) -> None:
+        self._family, self._kept = family, kept
         self._before = before
         self._narrowing = math.sqrt(before.hidden / after.hidden)
 
-    def __call__(
-        self, value: Tensor, kind: str, name: str, layer: int | None, rows: Rows
-    ) -> Tensor:
+    def __call__(self, value: Tensor, kind: str, layer: int | None, rows: Rows) -> Tensor:
         """What is kept, or of that so many rows."""
         axes = self._family.axes(kind)
         for dim, axis in enumerate(axes):
@@ -184,7 +173,7 @@ class _Knife:
                 value = value.index_select(dim, index.to(value.device))
             elif dim == 0:
                 value = value[rows]
-        return self._rescaled(value, kind, name, axes)
+        return self._rescaled(value, kind, axes)
 
     def index(self, axis: str, layer: int | None) -> Tensor | None:
         """The indices that are kept of an axis; nothing if all are."""
@@ -232,18 +221,17 @@ class _Knife:
         wanted[dim] = index.shape[1]
         return value.gather(dim, index.view(shape).expand(wanted))
 
-    def _rescaled(self, value: Tensor, kind: str, name: str, axes: Axes) -> Tensor:
+    def _rescaled(self, value: Tensor, kind: str, axes: Axes) -> Tensor:
         owner, _, part = kind.rpartition(".")
         is_norm = axes == ("hidden",) and part == "weight"
         if not is_norm or not any(
             owner == norm or owner.endswith(f".{norm}") for norm in self._family.rescaled
         ):
             return value
-        factor = self._factors.get(name.rpartition(".")[0], self._narrowing)
-        if factor == 1:
+        if self._narrowing == 1:
             return value
         offset = float(self._family.unit_offset)
-        return ((value.float() + offset) * factor - offset).to(value.dtype)
+        return ((value.float() + offset) * self._narrowing - offset).to(value.dtype)
 
 
 def _rows(place: Tensor) -> Iterator[Rows]:
@@ -264,8 +252,8 @@ def entries(heads: Tensor | None, width: int) -> Tensor | None:
     return (heads[:, None] * width + torch.arange(width, device=heads.device)).flatten()
 
 
-def _source(name: str, prefix: str, numbers: tuple[int, ...]) -> tuple[str, int | None]:
-    """Where a tensor of the new model comes from, and from which layer."""
+def came_from(name: str, prefix: str, numbers: tuple[int, ...]) -> tuple[str, int | None]:
+    """Where a tensor or a part of the new model comes from, and from which layer."""
     if not name.startswith(f"{prefix}."):
         return name, None
     number, _, rest = name.removeprefix(f"{prefix}.").partition(".")

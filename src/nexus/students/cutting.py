@@ -23,6 +23,7 @@ from nexus.pruning.depth_search import DepthStrategy
 from nexus.pruning.families import Family, family_of
 from nexus.pruning.importance import Strategy
 from nexus.pruning.latency import Latency
+from nexus.pruning.norms import Norms
 from nexus.pruning.prune import LayerChoice, Pruned, prune
 from nexus.pruning.saved import survives
 from nexus.pruning.scored import scored
@@ -54,6 +55,14 @@ class Plan:
     seed: int
     tokens: int = TOKENS
     """How much text importance and repair look at."""
+    norms: Norms = "rescaled"
+    """What makes up for channels that go."""
+
+    @property
+    def carving(self) -> dict[str, Any]:
+        """What a search cuts its candidates by, as the student is cut in the end."""
+        chosen: dict[str, Any] = {"depth": self.depth, "repair": self.repair}
+        return chosen | ({} if self.norms == "rescaled" else {"norms": self.norms})
 
 
 @dataclass(frozen=True)
@@ -107,8 +116,8 @@ def make(
     pruned = prune(
         model, looked_at, target=goal if isinstance(goal, Met) else None,
         sizes=goal if isinstance(goal, Sizes) else None, strategy=plan.strategy, depth=plan.depth,
-        axes=plan.axes, multiple=plan.multiple, repair=plan.repair, dtype=dtype, scores=found,
-        choice=choice, seed=plan.seed, say=say,
+        axes=plan.axes, multiple=plan.multiple, repair=plan.repair, norms=plan.norms, dtype=dtype,
+        scores=found, choice=choice, seed=plan.seed, say=say,
     )  # fmt: skip
     return Cut(pruned, ranking)
 
@@ -152,8 +161,7 @@ def _shape(
     with _folder(workspace) as folder:
         ranking = rank(
             model, choice.scores, candidates, text, plan.search, calibration=calibration,
-            folder=Path(folder), settings={"depth": plan.depth, "repair": plan.repair},
-            choice=choice, say=say,
+            folder=Path(folder), settings=plan.carving, choice=choice, say=say,
         )  # fmt: skip
     sizes = candidates[ranking.winner]
     taken = cost.measure(sizes) if isinstance(cost, Latency) else cost(sizes)

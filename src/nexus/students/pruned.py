@@ -18,6 +18,7 @@ from nexus.pruning.depth import smaller_config
 from nexus.pruning.depth_search import DepthStrategy
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import Strategy
+from nexus.pruning.norms import Norms
 from nexus.pruning.prune import copied
 from nexus.pruning.saved import survives
 from nexus.pruning.search import AXES, Axis, explicit_shape
@@ -92,6 +93,9 @@ class Pruned(Spec):
     """Neurons and hidden channels are multiples of it, as quantisers want them."""
     repair: bool = True
     """Refit what is left on training text, in closed form."""
+    norms: Norms = "rescaled"
+    """What becomes of norms' weights where hidden channels go: times sqrt(all / kept), or times
+    what is `measured` on training text."""
     calibration_tokens: Annotated[int, Field(ge=1)] = TOKENS
     """How much of the training text importance and repair look at; more changes little."""
     search: Search | None = None
@@ -276,6 +280,7 @@ class Pruned(Spec):
             search=self.search,
             seed=seed,
             tokens=self.calibration_tokens,
+            norms=self.norms,
         )
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -152,7 +152,7 @@ def rank(
         search: how.
         calibration: what they are repaired on.
         folder: for this search alone.
-        settings: how layers are told apart (`depth`), and whether to `repair`.
+        settings: how layers are told apart (`depth`), and how else `carve` cuts.
         choice: of layers, as far as it was made before.
         say: told in a sentence what begins.
 
@@ -163,7 +163,8 @@ def rank(
     told = spoken(teacher, held)
 
     choice = choice or LayerChoice(teacher, calibration, scores, settings["depth"])
-    carved = partial(_carved, choice, settings["repair"])
+    how = {name: value for name, value in settings.items() if name != "depth"}
+    carved = partial(_carved, choice, how)
     folder.mkdir(parents=True, exist_ok=True)
     places = [folder / f"candidate-{number:02d}" for number in range(len(candidates))]
     book = _Book(folder / FILE_NAME, _key(teacher, scores, candidates, text, search, settings))
@@ -195,10 +196,10 @@ def rank(
     return Ranking(tuple(candidates), tokens, tuple(found))
 
 
-def _carved(choice: LayerChoice, repair: bool, sizes: Sizes) -> Carved:
+def _carved(choice: LayerChoice, how: Mapping[str, Any], sizes: Sizes) -> Carved:
     """A candidate as it was cut, and the layers that it keeps."""
     layers, given = choice(sizes.layers), (choice.model, choice.batches, choice.scores)
-    small, _ = carve(*given, sizes, layers, repair=repair, dtype=torch.float32)
+    small, _ = carve(*given, sizes, layers, dtype=torch.float32, **how)
     return small, layers
 
 

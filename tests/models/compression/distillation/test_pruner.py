@@ -172,3 +172,16 @@ def test_fewer_tokens_come_with_a_tokenizer_and_a_teacher(target: float | None) 
 def test_fewer_tokens_need_text_and_its_tokenizer() -> None:
     with pytest.raises(UsageError, match="pass calibration_data= and tokenizer="):
         MinitronPruner(teacher(), vocabulary=300)
+
+
+def test_norms_can_be_measured() -> None:
+    """To see it fail: leave norms out of the plan."""
+    settings: dict[str, Any] = {"multiple": 8, "repair": False, "axes": ["hidden"]}
+    data = {"calibration_data": TEXTS, "tokenizer": TINY["make_tokenizer"]()}
+    one, other = (
+        MinitronPruner(teacher(), 40_296.0, norms=norms, **settings, **data)  # type: ignore[arg-type]
+        .prune_and_create_student()
+        .state_dict()["model.norm.weight"]
+        for norms in ("rescaled", "measured")
+    )
+    assert one.shape == other.shape and not torch.equal(one, other)

@@ -16,6 +16,7 @@ from nexus.models.compression.distillation.text import rows_of_text
 from nexus.pruning.depth_search import depth_strategy_named
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import STRATEGIES, WITHOUT_DATA, Strategy
+from nexus.pruning.norms import Norms
 from nexus.pruning.own_text import own_text
 from nexus.pruning.prune import Pruned, copied
 from nexus.pruning.saved import survives
@@ -63,6 +64,7 @@ class MinitronPruner:
         depth: str | None = None,
         aggregate: tuple[Aggregate, Aggregate] = ("mean", "l2"),
         search: bool | Mapping[str, Any] | Search = False,
+        norms: Norms = "rescaled",
     ) -> None:
         """Check what can be checked before anything is computed.
 
@@ -92,6 +94,8 @@ class MinitronPruner:
             search: tell several shapes for the target apart by short distillation on
                 `calibration_data`: True, or what a recipe can say of it, as
                 `{"candidates": 8, "tokens": 200_000}`. `ranking` then says how they fared.
+            norms: what becomes of norms' weights where hidden channels go: `rescaled` by
+                sqrt(all / kept), or `measured` on the calibration data.
 
         Raises:
             UsageError: for an unknown strategy or budget, or data that cannot be used.
@@ -104,6 +108,7 @@ class MinitronPruner:
             _strategy(pruning_strategy), aggregate,
             None if depth is None else depth_strategy_named(depth), tuple(axes), multiple, repair,
             _search(search, self.target, calibration_data), seed,
+            norms=norms,
         )  # fmt: skip
         self.pruned: Pruned | None = None
         self.ranking: Ranking | None = None
@@ -144,7 +149,8 @@ class MinitronPruner:
             raise UsageError("there is no target: pass target_params= or target=")
         if target.budget != "latency":  # before anything is written or read
             meet(target, teacher, family_of(teacher), multiple=plan.multiple, axes=plan.axes)
-        if batches is None and (plan.repair or plan.strategy not in WITHOUT_DATA):
+        fitted = plan.repair or plan.norms == "measured"
+        if batches is None and (fitted or plan.strategy not in WITHOUT_DATA):
             _say("no calibration data: the teacher writes its own text")
             batches = own_text(self.teacher, seed=plan.seed)
         text = [batch.to(teacher.device) for batch in batches or []]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedModel
+from transformers import BertForSequenceClassification, PreTrainedModel
 
 from nexus.batch import IGNORED, Batch
 from nexus.errors import UsageError
@@ -23,6 +23,7 @@ from nexus.pruning.depth_search import (
     depth_strategy_named,
     norm_ratio,
     rank_layers,
+    require_next_tokens,
 )
 
 Rows = Callable[..., Batch]
@@ -225,3 +226,28 @@ def test_what_cannot_be_chosen_is_said(small: Small, rows: Rows) -> None:
         rank_layers(model, [rows(5)], "perplexity", 2)
     with pytest.raises(UsageError, match="needs calibration text"):
         rank_layers(model, [], "norm_ratio", 2)
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "BertForSequenceClassification"])
+def test_layers_of_an_encoder_are_told_apart_without_next_tokens(
+    name: str, small: Small, rows: Rows
+) -> None:
+    """To see it fail: in rank_layers, do not call require_next_tokens, or read with split_head."""
+    model = (
+        small("bert")
+        if name == "BertForMaskedLM"
+        else BertForSequenceClassification(small("bert").config).eval()
+    )
+    batch = rows(9, 4)
+    for strategy in ("perplexity", "contiguous"):
+        with pytest.raises(UsageError, match=f"{name} predicts none: choose block_influence"):
+            rank_layers(model, [asked(batch)], strategy, 2)  # type: ignore[arg-type]
+    require_next_tokens(model, "norm_ratio")
+    for strategy in ("block_influence", "norm_ratio"):
+        kept = rank_layers(model, [batch], strategy, 2)  # type: ignore[arg-type]
+        assert len(kept) == 2
+        batch.input_ids[batch.documents < 0] = 7  # what pads the rows is never read
+        assert rank_layers(model, [batch], strategy, 2) == kept  # type: ignore[arg-type]
+    ratios = norm_ratio(model, [batch])
+    batch.input_ids[batch.documents < 0] = 3
+    torch.testing.assert_close(norm_ratio(model, [batch]), ratios)

@@ -15,7 +15,7 @@ from transformers.initialization import no_init_weights
 from nexus.batch import PADDING, Batch
 from nexus.errors import UsageError
 from nexus.kernels.decoder import decoder_layers, evaluated
-from nexus.kernels.lm_head import head_rows, split_head
+from nexus.pruning.activations import reader
 
 _DENSE_PREFIXES = (
     "first_k_dense_replace",
@@ -50,7 +50,7 @@ def block_influence(model: PreTrainedModel, calibration: Iterable[Batch]) -> Flo
         UsageError: The calibration data holds no token.
     """
     layers = decoder_layers(model)
-    trunk = split_head(model, head_rows(model))
+    read = reader(model)
     sums = torch.zeros(len(layers), dtype=torch.float64)
     counts = torch.zeros(len(layers), dtype=torch.int64)
     tokens = 0
@@ -74,7 +74,7 @@ def block_influence(model: PreTrainedModel, calibration: Iterable[Batch]) -> Flo
             for batch in calibration:
                 inside = (batch.documents != PADDING).to(model.device)
                 tokens += int(inside.sum())
-                trunk.hidden(batch.to(model.device))
+                read(batch)
     finally:
         for hook in hooks:
             hook.remove()

@@ -17,7 +17,7 @@ from nexus.errors import UsageError
 from nexus.kernels.chunked_head import observe
 from nexus.kernels.decoder import decoder_layers, evaluated
 from nexus.kernels.lm_head import head_rows, split_head
-from nexus.pruning.activations import first, hooked, states
+from nexus.pruning.activations import first, hooked, reader, states
 from nexus.pruning.depth import block_influence
 from nexus.pruning.families import family_of
 from nexus.pruning.progress import announced
@@ -59,6 +59,20 @@ def depth_strategy_named(name: str) -> DepthStrategy:
     raise UsageError(f"depth strategy '{name}' is unknown: choose {', '.join(DEPTH_STRATEGIES)}")
 
 
+def require_next_tokens(model: PreTrainedModel, strategy: DepthStrategy | None) -> None:
+    """Refuse to ask what next tokens lose of a model that sees them.
+
+    Raises:
+        UsageError: The model is an encoder, and the strategy deletes layers to see what text loses.
+    """
+    if strategy in ("perplexity", "contiguous") and not model.can_generate():
+        raise UsageError(
+            f"depth strategy '{strategy}' tells layers by what next tokens lose without them, but "
+            f"{type(model).__name__} predicts none: choose block_influence or norm_ratio, or leave "
+            "depth out: importance decides"
+        )
+
+
 def rank_layers(
     model: PreTrainedModel,
     batches: Iterable[Batch],
@@ -74,6 +88,7 @@ def rank_layers(
     total = len(decoder_layers(model))
     if not 1 <= count <= total:
         raise UsageError(f"{count} layers cannot be kept of {total}: choose 1 to {total}")
+    require_next_tokens(model, strategy)
     match strategy:
         case "block_influence":
             return _highest(block_influence(model, batches), count)
@@ -169,7 +184,7 @@ def norm_ratio(model: PreTrainedModel, batches: Iterable[Batch]) -> Float[Tensor
     As in the cascade distillation of Ministral 3 (arXiv:2601.08584), in fp32.
     """
     layers = decoder_layers(model)
-    trunk = split_head(model, head_rows(model))
+    read = reader(model)
     sums = torch.zeros(len(layers), dtype=torch.float64)
     tokens = 0
     inside: Tensor
@@ -191,7 +206,7 @@ def norm_ratio(model: PreTrainedModel, batches: Iterable[Batch]) -> Float[Tensor
         for batch in batches:
             inside = (batch.documents != PADDING).to(model.device)
             tokens += int(inside.sum())
-            trunk.hidden(batch.to(model.device))
+            read(batch)
     if tokens == 0:
         raise UsageError("depth strategy 'norm_ratio' needs calibration text, but there is none")
     return (sums / tokens).float()

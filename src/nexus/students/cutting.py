@@ -19,7 +19,7 @@ from nexus.batch import PADDING, Batch
 from nexus.errors import UsageError
 from nexus.proofs import Proof
 from nexus.pruning.budget import Budget
-from nexus.pruning.depth_search import DepthStrategy
+from nexus.pruning.depth_search import DepthStrategy, require_next_tokens
 from nexus.pruning.families import Family, family_of
 from nexus.pruning.importance import Strategy
 from nexus.pruning.latency import Latency
@@ -101,6 +101,7 @@ def make(
     Raises:
         UsageError: The target or the shape cannot be had, or the scores are of something else.
     """
+    require_next_tokens(model, plan.depth)
     if isinstance(aim, Target):
         aim = aim.saved_in(dtype)
     looked_at, rest = apart(text, plan.tokens)

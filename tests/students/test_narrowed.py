@@ -25,7 +25,7 @@ def test_text_gets_the_logits_that_it_had() -> None:
     assert torch.equal(kept[new], ids)
     before, after = model(input_ids=ids).logits[..., kept], small.model(input_ids=new).logits
     torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
-    assert len(small.findings) == 3
+    assert len(small.findings) == 4
     assert small.model.config.eos_token_id == small.vocabulary.tokenizer.eos_token_id
 
 

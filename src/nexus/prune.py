@@ -70,7 +70,8 @@ def prune(
             or variance each.
         scores: A file to keep importance in, or to take it from, for any other target.
         search: Tell several shapes for the target apart by short distillation on the text.
-        candidates: How many shapes a search tries; 8 unless given.
+        candidates: How many shapes a search distils, the best as cut of twice as many; 8 unless
+            given.
         search_tokens: How many tokens it distils in all, over all candidates; 200,000 unless given.
         json: Print one JSON object instead of a line.
     """

@@ -82,6 +82,31 @@ def test_the_uncut_wins_and_the_order_is_told(
     assert [path.name for path in (tmp_path / "one").iterdir()] == [FILE_NAME]
 
 
+def test_who_is_far_as_cut_is_never_trained_nor_kept(
+    teacher: PreTrainedModel,
+    text: list[Batch],
+    scores: Scores,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four are compared as cut, and the nearest two are trained. To see it fail: begin to drop
+    candidates at the second rung."""
+    keep, most = trial.Trial.keep, 0
+
+    def counted(self: Any) -> None:
+        nonlocal most
+        keep(self)
+        most = max(most, len(list((tmp_path / "two").glob("candidate-*"))))
+
+    monkeypatch.setattr(trial.Trial, "keep", counted)
+    found = ranked(teacher, text, scores, tmp_path / "two", candidates=2)
+    assert [len(rung) for rung in found.divergences] == [4, 2]
+    as_cut = found.divergences[0]
+    assert set(found.divergences[1]) == set(sorted(as_cut, key=lambda n: as_cut[n])[:2])
+    assert most == 3  # two, and the one that is compared with them
+    assert Search(candidates=8).shortlisted == 16
+
+
 def test_it_is_the_same_again_and_after_an_interruption(
     teacher: PreTrainedModel,
     text: list[Batch],

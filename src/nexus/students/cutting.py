@@ -153,7 +153,9 @@ def _shape(
     cost = target.cost(model, family, **limits)
     whole = target.whole(cost, model, family)
     wanted = target.value(whole)
-    guessed = shortlist(model, family, plan.search.candidates, target=wanted, budget=cost, **limits)
+    guessed = shortlist(
+        model, family, plan.search.shortlisted, target=wanted, budget=cost, **limits
+    )
     first = Met(target.budget, guessed[0], cost, wanted, cost(guessed[0]), whole)
     candidates = _exact(first, guessed, choice, family, limits)
     if len(candidates) == 1:

@@ -27,16 +27,20 @@ from nexus.voice import Say
 
 FILE_NAME = "ranking.json"
 
+SHORTLISTED = 2
+"""Shapes that are cut and compared for each that is distilled."""
+
 
 class Search(Spec):
     """How candidates for a target are told apart: at once, then by short distillation.
 
+    Twice as many shapes are cut and compared at once, and the best of them are the candidates.
     Successive halving (arXiv:1502.07943): every rung trains as many tokens, on half as many
     candidates, each of which goes on where it was.
     """
 
     candidates: Annotated[int, Field(ge=2, le=64)] = 8
-    """How many shapes are tried."""
+    """How many shapes are distilled: the best, as cut, of twice as many."""
     zero_shot_tokens: Annotated[int, Field(ge=1)] = 4_096
     """How much text, of none that is trained on, they are compared on."""
     tokens: Annotated[int, Field(ge=1)] = 200_000
@@ -44,6 +48,11 @@ class Search(Spec):
     tokens_per_step: Annotated[int, Field(ge=1)] = 2_048
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     """Constant, after ten steps of warm-up."""
+
+    @property
+    def shortlisted(self) -> int:
+        """How many shapes are cut and compared without any training."""
+        return SHORTLISTED * self.candidates
 
     @property
     def survivors(self) -> tuple[int, ...]:
@@ -146,7 +155,7 @@ def rank(
     Args:
         teacher: which they are cut out of.
         scores: its importance scores.
-        candidates: their sizes.
+        candidates: their sizes; those nearest as cut are trained, `search.candidates` of them.
         text: first what they are compared on, then what they are distilled on, again and again if
             there is less than `search.longest`.
         search: how.
@@ -170,12 +179,9 @@ def rank(
     book = _Book(folder / FILE_NAME, _key(teacher, scores, candidates, text, search, settings))
     alive, found, done = list(range(len(candidates))), list[dict[int, float]](), [0]
     for rung, count in enumerate((0, *search.steps)):
-        if rung > 1:
-            before = found[-1]
-            order = sorted(alive, key=lambda number: (before[number], number))
-            alive = sorted(order[: search.survivors[rung - 1]])
-            _forget([places[number] for number in order if number not in alive])
         if rung:
+            alive = _nearest(found[-1], search.survivors[rung - 1])
+            _forget([places[number] for number in found[-1] if number not in alive])
             done.append(done[-1] + count)
         say(
             f"search: {len(alive)} candidates, "
@@ -190,10 +196,17 @@ def rank(
                 trial.keep()
                 book.put(rung, number, value)
                 del trial
+            if not rung:  # the disk never holds more of those as cut than will be trained
+                _forget([places[n] for n in book.crowded_out(alive, search.candidates)])
         found.append({number: book.at(rung, number) for number in alive})
     _forget(places)
     tokens = tuple(steps_ * search.tokens_per_step for steps_ in done)
     return Ranking(tuple(candidates), tokens, tuple(found))
+
+
+def _nearest(divergences: dict[int, float], most: int) -> list[int]:
+    """The candidates that are nearest to the teacher, in the order of their numbers."""
+    return sorted(sorted(divergences, key=lambda one: (divergences[one], one))[:most])
 
 
 def _carved(choice: LayerChoice, how: Mapping[str, Any], sizes: Sizes) -> Carved:
@@ -218,6 +231,11 @@ class _Book:
 
     def at(self, rung: int, number: int) -> float:
         return self._known[f"{rung}.{number}"]
+
+    def crowded_out(self, numbers: Sequence[int], most: int) -> set[int]:
+        """Those of which so many others were nearer as cut, among what is measured."""
+        known = {number: self.at(0, number) for number in numbers if self.has(0, number)}
+        return known.keys() - set(_nearest(known, most))
 
     def put(self, rung: int, number: int, value: float) -> None:
         self._known[f"{rung}.{number}"] = value

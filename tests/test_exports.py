@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, installed: None) -> Path:
 @pytest.fixture(scope="module")
 def halved(folder: Path) -> Path:
     out = folder.parent / "halved"
-    export(folder, out, bits=16)
+    export(folder, out, bits=16, seconds=0.5)
     return out
 
 
@@ -80,7 +80,7 @@ def test_it_writes_what_the_model_writes(halved: Path) -> None:
 
 
 def test_four_bits_round_layers_and_tell_which_they_did_not(folder: Path, tmp_path: Path) -> None:
-    facts: dict[str, Any] = export(folder, tmp_path / "four", bits=4, group_size=32)
+    facts: dict[str, Any] = export(folder, tmp_path / "four", bits=4, group_size=32, seconds=0.5)
     assert facts["weights"] == {"i4": 14, "u8": 2}
     assert facts["wider"] == {"model.embed_tokens": "u8", "lm_head": "u8"}
     assert json.loads((tmp_path / "four" / "export.json").read_text()) == facts
@@ -89,6 +89,23 @@ def test_four_bits_round_layers_and_tell_which_they_did_not(folder: Path, tmp_pa
     away = float((found - own).norm() / own.norm())
     # Of a group of 32 normal weights the largest is about 2.1 σ: steps of σ/3.5, errors of σ/12.
     assert 0.02 < away < 0.6
+
+
+def test_it_is_measured_beside_the_model_on_heldout_text(folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "heldout.jsonl"
+    SMALL["write_rows"](text, [{"text": one} for one in SMALL["sentences"](8)])
+    near, far = (
+        export(folder, tmp_path / f"{bits}", bits=bits, group_size=group, heldout=(str(text),),
+               seconds=0.5)
+        for bits, group in ((16, None), (4, 32))
+    )  # fmt: skip
+    assert near["tokens"] == far["tokens"] > 100 and near["text"] == far["text"]
+    assert near["kl"]["unit"] == "nats" and near["kl"]["n"] == 8
+    assert near["kl"]["value"] < 0.01 < far["kl"]["value"]
+    assert near["agreement"]["value"] > 0.9
+    decode = near["decode"]
+    assert decode["model"]["value"] > 0 and decode["runtime"]["value"] > 0
+    assert decode["model_dtype"] == "float32" and decode["threads"] == torch.get_num_threads()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,7 @@ def test_groups_that_no_row_is_made_of_are_refused(folder: Path, tmp_path: Path)
 
 
 def test_rows_that_do_not_come_out_even_stay_and_are_named(folder: Path, tmp_path: Path) -> None:
-    facts = export(folder, tmp_path / "out", bits=4, group_size=64)
+    facts = export(folder, tmp_path / "out", bits=4, group_size=64, seconds=0.5)
     assert facts["weights"]["i4"] == 2  # of two layers, what leads down from 64 neurons
     assert {"model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"} <= set(facts["wider"])
     assert not any("down_proj" in name for name in facts["wider"])

@@ -54,7 +54,7 @@ def speed(
     with observing(teacher, student):
         prompt = _prompt(list(models.values()), first, prompt_tokens, seed)
         warm_up = min(WARM_UP_TOKENS, new_tokens)
-        trial = [_time_one(model, prompt, warm_up) for model in models.values()]
+        trial = [time_one(model, prompt, warm_up) for model in models.values()]
         share = seconds / len(batch_sizes)
         written = _affordable(trial, warm_up, new_tokens, share / FEWEST_ROUNDS)
         main = last = _time_rounds(models, prompt, written, share)
@@ -109,7 +109,7 @@ def _time_batch(
     if (needed := _cache_bytes(models, prompt, new_tokens)) > (free := _free_bytes(models)):
         return f"its cache needs {needed / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free"
     try:
-        trial = [_time_one(model, prompt[:, :tried], written) for model in models.values()]
+        trial = [time_one(model, prompt[:, :tried], written) for model in models.values()]
         read, wrote = (sum(phase) for phase in zip(*trial, strict=True))
         left = seconds - (time.perf_counter() - begin)
         if read + wrote > left:
@@ -155,16 +155,16 @@ class _Rounds:
     def rates(self, name: str, dtype: torch.dtype) -> Rates:
         prefill, decode = np.array(self.prefill[name]), np.array(self.decode[name])
         return Rates(
-            prefill=_median(self.batch * self.prompt_tokens / prefill, "tokens/s"),
-            decode=_median(self.batch * self.new_tokens / decode, "tokens/s"),
-            first_token=_median(prefill, "s"),
+            prefill=median(self.batch * self.prompt_tokens / prefill, "tokens/s"),
+            decode=median(self.batch * self.new_tokens / decode, "tokens/s"),
+            first_token=median(prefill, "s"),
             dtype=str(dtype).removeprefix("torch."),
         )
 
     def speedup(self) -> dict[str, Estimate]:
         phases = {"prefill": self.prefill, "decode": self.decode}
         return {
-            phase: _median(np.array(times["teacher"]) / np.array(times["student"]), "×")
+            phase: median(np.array(times["teacher"]) / np.array(times["student"]), "×")
             for phase, times in phases.items()
         }
 
@@ -192,14 +192,15 @@ def _time_rounds(
     while not rounds.count or time.perf_counter() - begin + last <= seconds:
         start = time.perf_counter()
         for name in order:
-            rounds.add(name, *_time_one(models[name], prompt, new_tokens))
+            rounds.add(name, *time_one(models[name], prompt, new_tokens))
         order.reverse()
         last = time.perf_counter() - start
     rounds.took = time.perf_counter() - begin
     return rounds
 
 
-def _median(values: np.ndarray, unit: Unit) -> Estimate:
+def median(values: np.ndarray, unit: Unit) -> Estimate:
+    """With its quartiles, where there are several."""
     low, middle, high = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75]))
     several = len(values) > 1
     return Estimate(
@@ -211,7 +212,7 @@ def _median(values: np.ndarray, unit: Unit) -> Estimate:
     )
 
 
-def _time_one(
+def time_one(
     model: PreTrainedModel, prompt: Int[Tensor, "batch prompt"], new_tokens: int
 ) -> tuple[float, float]:
     """Seconds to read the prompt and give the first token; seconds for `new_tokens` more."""

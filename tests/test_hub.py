@@ -293,7 +293,7 @@ def test_want_of_memory_is_no_fault_of_the_files(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("nexus.hub.AutoModelForCausalLM.from_pretrained", fail)
+    monkeypatch.setattr("nexus.architectures.AutoModelForCausalLM.from_pretrained", fail)
     with pytest.raises(type(error)) as raised:
         load_model(ModelSource(model="teacher"), folder)
     assert raised.value is error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig
 
 from nexus import pruned
@@ -17,6 +18,7 @@ from nexus.pruned import Cut, prune_checkpoint, searching
 from nexus.students.ranking import Search
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
+ENCODERS = runpy.run_path(str(Path(__file__).with_name("encoders.py")))
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +272,29 @@ def of_words(workspace: Path) -> tuple[Any, Path]:
     if not folder.exists():
         SMALL["save"](folder, *SMALL["with_words"]())
     return AutoTokenizer.from_pretrained(folder), folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["BertForMaskedLM", "BertForSequenceClassification", "RobertaForMaskedLM"]
+    + ["DistilBertForSequenceClassification", "DistilBertForTokenClassification"],
+)
+def test_an_encoder_is_cut_by_the_text_that_is_given(tmp_path: Path, name: str) -> None:
+    """To see it fail: in candidates.candidate, load no encoders."""
+    folder = ENCODERS["write_encoder"](tmp_path / "encoder", name)
+    text = (str(tmp_path / "text.jsonl"),)
+    settings: dict[str, Any] = {"multiple": 8, "shape": ("neurons=32", "layers=2")}
+    asked = Cut(str(folder), tmp_path / "small", text=text, **settings)
+    facts = prune_checkpoint(asked, lambda said: None)
+    assert facts["after"]["neurons"] == 32 and facts["after"]["layers"] == 2
+    assert {proof["outcome"] for proof in facts["proofs"]} <= {"proved", "skipped"}
+    loaded = getattr(transformers, name).from_pretrained(tmp_path / "small")
+    assert sum(one.numel() for one in loaded.parameters()) == facts["parameters"]["after"]
+    for changes, said in (
+        ({"text": ()}, "writes no text of its own: give calibration text with --text"),
+        ({"depth": "perplexity"}, "predicts none: choose block_influence or norm_ratio"),
+        ({"search": Search(), "shape": (), "target": 0.8, "multiple": 1}, "leave search out"),
+    ):
+        asked = Cut(str(folder), tmp_path / "no", **{"text": text, **settings, **changes})
+        with pytest.raises(UsageError, match=said):
+            prune_checkpoint(asked, lambda said: None)

@@ -14,6 +14,7 @@ from nexus.hub import ModelSource, load_model
 from nexus.quantized import Few, quantize_checkpoint
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
+ENCODERS = runpy.run_path(str(Path(__file__).with_name("encoders.py")))
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +78,15 @@ def test_nothing_is_quantised_twice_or_written_over(workspace: Path) -> None:
         quantize_checkpoint(few(workspace, "once", bits=8), silent)
     with pytest.raises(UsageError, match="quantised already"):
         quantize_checkpoint(Few(str(workspace / "once"), workspace / "twice", bits=4), silent)
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "DistilBertForSequenceClassification"])
+def test_an_encoder_is_written_in_few_bits(tmp_path: Path, name: str) -> None:
+    """To see it fail: in quantizing._saved, load no encoders."""
+    folder = ENCODERS["write_encoder"](tmp_path / "encoder", name)
+    asked = Few(
+        str(folder), tmp_path / "few", bits=4, group_size="16", text=(str(tmp_path / "text.jsonl"),)
+    )
+    facts = quantize_checkpoint(asked, lambda said: None)
+    assert facts["layers"] >= 18 and facts["calibrated"]
+    assert facts["proofs"][0]["outcome"] == "proved"

@@ -28,6 +28,8 @@ class Candidate:
     """What relative paths are relative to."""
     tokens_of: Candidate | None = None
     """A model that was cut out of this one with fewer tokens, which this one is renormalised to."""
+    encoders: bool = False
+    """Whether it may be an encoder, too."""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -48,7 +50,7 @@ class Candidate:
 
     @cached_property
     def _whole(self) -> PreTrainedModel:
-        model = hub.load_model(self.source, self.folder)
+        model = hub.load_model(self.source, self.folder, encoders=self.encoders)
         _settle(model)
         return model
 
@@ -64,7 +66,8 @@ class Candidate:
     @cached_property
     def context_limit(self) -> int | None:
         """The most positions that it takes, if it has such a limit."""
-        return window.context_limit(hub.load_config(self.source, self.folder))
+        config = hub.load_config(self.source, self.folder, encoders=self.encoders)
+        return window.context_limit(config)
 
     @property
     def size(self) -> Size:
@@ -97,12 +100,13 @@ def identity(weights: str, tokenizer: PreTrainedTokenizerBase, dtype: str) -> st
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def candidate(name: str, dtype: Dtype = "float32") -> Candidate:
+def candidate(name: str, dtype: Dtype = "float32", *, encoders: bool = False) -> Candidate:
     """A folder, the name of a model on the hub, or the path of a GGUF file.
 
     Args:
         name: which one; a path is relative to the working directory.
         dtype: what to hold its weights in.
+        encoders: whether it may be an encoder, too.
 
     Raises:
         UsageError: it is a folder of a model without its weights.
@@ -117,4 +121,4 @@ def candidate(name: str, dtype: Dtype = "float32") -> Candidate:
         source = ModelSource(model=str(path.parent), gguf_file=path.name, dtype=dtype)
     else:
         source = ModelSource(model=name, dtype=dtype)
-    return Candidate(name, source, Path())
+    return Candidate(name, source, Path(), encoders=encoders)

@@ -21,22 +21,18 @@ from pydantic import model_validator
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-)
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import GgufConfig
 
 from nexus import download
 from nexus.adapters import merged
+from nexus.architectures import ONLY_CAUSAL, architecture, loader_of
 from nexus.errors import NexusError, UsageError
 from nexus.inspection.code import (
     code_files,
@@ -58,7 +54,6 @@ _log = logging.getLogger(__name__)
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_ONLY_CAUSAL = "Nexus distils decoder-only language models: name one"
 
 
 class ModelSource(Spec):
@@ -98,13 +93,16 @@ class ModelSource(Spec):
         return f"'{self.model}'" + (f" ({self.gguf_file})" if self.gguf_file else "")
 
 
-def load_model(source: ModelSource, folder: Path, dtype: Dtype | None = None) -> PreTrainedModel:
+def load_model(
+    source: ModelSource, folder: Path, dtype: Dtype | None = None, *, encoders: bool = False
+) -> PreTrainedModel:
     """Load a causal language model with every weight in place.
 
     Args:
         source: What to load.
         folder: The recipe's folder, which relative paths are relative to.
         dtype: What to hold the weights in, where it is not for the source to say.
+        encoders: Whether an encoder will do, as what it was saved as.
 
     Raises:
         UsageError: Nothing is there, it is no causal language model, it lacks weights, or it needs
@@ -112,14 +110,13 @@ def load_model(source: ModelSource, folder: Path, dtype: Dtype | None = None) ->
     """
     where = _inspected(source, folder, weights=True)
     config = _config(source, where)
-    _require_causal(source, config)
+    loader = _loader(source, config, encoders)
     precision = dtype or source.dtype
     special: dict[str, Any] = {}
     if source.gguf_file:
         special["quantization_config"] = GgufConfig(dequantize=True)
     elif is_quantized(config):
         special["config"] = loadable(config, str(source))
-    loader: Any = AutoModelForCausalLM
     model: PreTrainedModel
     # Dequantising a GGUF file draws a bar of its own, which nothing else turns off.
     bar = redirect_stderr(io.StringIO()) if source.gguf_file else nullcontext()
@@ -137,8 +134,8 @@ def load_model(source: ModelSource, folder: Path, dtype: Dtype | None = None) ->
     if missing := sorted(report["missing_keys"]):
         raise UsageError(
             f"Model {source} lacks {len(missing)} weights of a {type(model).__name__}, "
-            f"'{missing[0]}' first: it was saved as something else ({_architecture(config)}). "
-            f"{_ONLY_CAUSAL}."
+            f"'{missing[0]}' first: it was saved as something else ({architecture(config)}). "
+            f"{ONLY_CAUSAL}."
         )
     if source.ignore_remote_code:  # or what is saved would name code that it does not have
         vars(model.config).pop("auto_map", None)
@@ -150,14 +147,14 @@ def load_model(source: ModelSource, folder: Path, dtype: Dtype | None = None) ->
     return model
 
 
-def load_config(source: ModelSource, folder: Path) -> PreTrainedConfig:
-    """The configuration of a causal language model, without its weights.
+def load_config(source: ModelSource, folder: Path, *, encoders: bool = False) -> PreTrainedConfig:
+    """The configuration of a causal language model, without its weights; or of an encoder.
 
     Raises:
         UsageError: There is none, it is of no causal language model, or it needs code of its own.
     """
     config = _config(source, _inspected(source, folder))
-    _require_causal(source, config)
+    _loader(source, config, encoders)
     return config
 
 
@@ -273,7 +270,7 @@ def read_config(path: Path) -> PreTrainedConfig:
     check_sizes(path, read_json(path), None)
     source = ModelSource(model=str(path))
     config = _config(source, str(path))
-    _require_causal(source, config)
+    _loader(source, config)
     return config
 
 
@@ -344,21 +341,9 @@ def _config(source: ModelSource, where: str) -> PreTrainedConfig:
     return config  # type: ignore[no-any-return]
 
 
-def _require_causal(source: ModelSource, config: PreTrainedConfig) -> None:
-    brings_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if source.trust_remote_code and brings_code:
-        return
-    known = type(config)
-    reads_both_ways = known in MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
-    if known not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder or reads_both_ways:
-        raise UsageError(
-            f"Model {source} is a {_architecture(config)} ({config.model_type}), not a causal "
-            f"language model. {_ONLY_CAUSAL}."
-        )
-
-
-def _architecture(config: PreTrainedConfig) -> str:
-    return ", ".join(config.architectures or [type(config).__name__.removesuffix("Config")])
+def _loader(source: ModelSource, config: PreTrainedConfig, encoders: bool = False) -> Any:
+    trusted = source.trust_remote_code
+    return loader_of(str(source), config, trusted=trusted, encoders=encoders)
 
 
 def _needs_code(source: ModelSource) -> UsageError:

@@ -37,6 +37,7 @@ from nexus.students.cutting import TOKENS, Plan, make
 from nexus.students.cutting import Cut as Made
 from nexus.students.narrowed import Narrowed, narrowed
 from nexus.students.ranking import Search
+from nexus.tokenizers import with_end
 from nexus.voice import Say
 
 FILE_NAME = "pruning.json"
@@ -90,7 +91,7 @@ def prune_checkpoint(asked: Cut, say: Say) -> dict[str, Any]:
     if asked.out.exists() and (not asked.out.is_dir() or any(asked.out.iterdir())):
         raise UsageError(f"--out {asked.out} is there and not empty. Choose another directory")
     strategy, depth, axes, shape = _known(asked)
-    source = candidate(asked.model, asked.dtype)
+    source = candidate(asked.model, asked.dtype, encoders=True)
     _ = source.tokenizer
     say(f"loading {asked.model}")
     whole = source.model
@@ -292,12 +293,17 @@ def _calibration(
     if not (fitted or measured or asked.depth or asked.search or asked.text):
         return [], "none"
     if not asked.text:
+        if not model.can_generate():
+            raise UsageError(
+                f"{asked.model} is a {type(model).__name__}, which writes no text of its own: give "
+                "calibration text with --text"
+            )
         say("no --text: the model writes its own calibration text")
         return own_text(model, seed=asked.seed), "written by the model itself"
     length = min(SEQUENCE, context_limit or SEQUENCE)
     read = texts(
-        [text_source(path) for path in asked.text], tokenizer, Path(), length=length, rows=4,
-        packing=can_be_packed(model),
+        [text_source(path) for path in asked.text], with_end(tokenizer), Path(), length=length,
+        rows=4, packing=can_be_packed(model),
     )  # fmt: skip
     held: list[Batch] = []
     tokens, search = 0, asked.search

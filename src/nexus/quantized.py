@@ -22,6 +22,7 @@ from nexus.kernels.lm_head import can_be_packed
 from nexus.quantization.quantize import plan, refuse_quantized
 from nexus.quantization.scheme import scheme_of
 from nexus.quantizing import save_quantized
+from nexus.tokenizers import with_end
 from nexus.voice import Say
 
 SEQUENCE, ROWS = 512, 4
@@ -54,7 +55,7 @@ def quantize_checkpoint(asked: Few, say: Say) -> dict[str, Any]:
     if asked.out.exists() and (not asked.out.is_dir() or any(asked.out.iterdir())):
         raise UsageError(f"--out {asked.out} is there and not empty. Choose another directory")
     scheme = scheme_of(asked.bits, asked.scheme, asked.group_size, asked.symmetric)
-    source = candidate(asked.model, "auto")
+    source = candidate(asked.model, "auto", encoders=True)
     tokenizer = source.tokenizer
     say(f"loading {asked.model}")
     model = source.model
@@ -84,8 +85,8 @@ def _text(asked: Few, source: Candidate, say: Say) -> Iterator[Batch] | None:
         return None
     length = min(SEQUENCE, source.context_limit or SEQUENCE)
     read = texts(
-        [text_source(path) for path in asked.text], source.tokenizer, Path(), length=length,
-        rows=ROWS, packing=can_be_packed(source.model),
+        [text_source(path) for path in asked.text], with_end(source.tokenizer), Path(),
+        length=length, rows=ROWS, packing=can_be_packed(source.model),
     )  # fmt: skip
     return _beginning(read, source.model.device, say)
 

@@ -37,6 +37,8 @@ def check_saved_tie(model: Any, folder: Path) -> None:
     Raises:
         NexusError: They disagree, or the configuration does.
     """
+    if model.get_output_embeddings() is None:  # of an encoder over classes: nothing can be tied
+        return
     check_tie(model)
     stored = {name for path in sorted(folder.glob("*.safetensors")) for name in read_header(path)}
     weights = dict(model.named_parameters(remove_duplicate=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from typing import Any
@@ -127,6 +128,15 @@ def template_difference(
 def real_vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
     """The number of head rows that stand for tokens: the tokenizer's highest id and one."""
     return int(max(tokenizer.get_vocab().values())) + 1
+
+
+def with_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer by which documents end: an encoder's has only what separates them."""
+    if tokenizer.eos_token is not None or tokenizer.sep_token is None:
+        return tokenizer
+    ending = copy.deepcopy(tokenizer)
+    ending.eos_token = ending.sep_token
+    return ending
 
 
 def shared_vocabulary(

@@ -102,6 +102,11 @@ def make(
         UsageError: The target or the shape cannot be had, or the scores are of something else.
     """
     require_next_tokens(model, plan.depth)
+    if plan.search is not None and not model.can_generate():
+        raise UsageError(
+            "search tells shapes apart by distilling next tokens, but "
+            f"{type(model).__name__} predicts none: leave search out"
+        )
     if isinstance(aim, Target):
         aim = aim.saved_in(dtype)
     looked_at, rest = apart(text, plan.tokens)

@@ -105,6 +105,28 @@ def test_scores_serve_another_target_without_a_look_at_text(
         prune_checkpoint(again, lambda text: None)
 
 
+def test_scores_made_with_text_serve_where_there_is_none(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To see it fail: in pruned.prune_checkpoint, leave any_text out."""
+    from nexus.pruning.own_text import own_text
+
+    monkeypatch.setattr("nexus.pruned.own_text", lambda model, seed: own_text(model, 200, 32, seed))
+    kept, text = workspace / "any.safetensors", (str(workspace / "train.jsonl"),)
+    said: list[str] = []
+    one, other = (
+        prune_checkpoint(
+            cut(workspace, f"any-{number}", shape=("neurons=32",), text=given, scores=kept),
+            said.append,
+        )
+        for number, given in enumerate((text, ()))
+    )
+    assert other["scores_fingerprint"] == one["scores_fingerprint"]
+    assert other["scores_data"] == one["scores_data"] and "itself" in other["data"]
+    assert any(f"importance is taken from {kept}" in line for line in said)
+    assert f"importance as in {kept}, of text {one['scores_data'][:12]}" in said
+
+
 def test_a_search_is_written_down_and_cheap_to_do_again(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from nexus.kernels.lm_head import can_be_packed
 from nexus.memory import give_back
 from nexus.pruning.depth_search import DEPTH_STRATEGIES, DepthStrategy
 from nexus.pruning.families import family_of
-from nexus.pruning.importance import STRATEGIES, WITHOUT_DATA, Strategy
+from nexus.pruning.importance import STRATEGIES, WITHOUT_DATA, Strategy, measured_on
 from nexus.pruning.norms import Norms
 from nexus.pruning.own_text import own_text
 from nexus.pruning.saved import reread, said
@@ -106,7 +106,8 @@ def prune_checkpoint(asked: Cut, say: Say) -> dict[str, Any]:
         plan = _plan(asked, strategy, depth, axes)
         made = make(
             model, [batch.to(model.device) for batch in batches], aim, plan,
-            scores=asked.scores, workspace=_beside(asked.scores), say=say,
+            scores=asked.scores, workspace=_beside(asked.scores), any_text=not asked.text,
+            say=say,
         )  # fmt: skip
     small = model if made is None else made.pruned.model
     say(f"writing {asked.out}")
@@ -116,6 +117,7 @@ def prune_checkpoint(asked: Cut, say: Say) -> dict[str, Any]:
         "model_fingerprint": fingerprint.of_model(whole),
         "data": data,
         **_of_cut(asked, made),
+        "scores_data": measured_on(asked.scores) if asked.scores and made else None,
         "before": asdict(Sizes.of(whole.config, family)),
         "after": asdict(Sizes.of(small.config, family)),
         "parameters": {"before": _count(whole), "after": _count(small)},
@@ -298,7 +300,9 @@ def _calibration(
                 f"{asked.model} is a {type(model).__name__}, which writes no text of its own: give "
                 "calibration text with --text"
             )
-        say("no --text: the model writes its own calibration text")
+        there = asked.scores is not None and asked.scores.exists()
+        what = f"importance is taken from {asked.scores}, and for all else " if there else ""
+        say(f"no --text: {what}the model writes its own calibration text")
         return own_text(model, seed=asked.seed), "written by the model itself"
     length = min(SEQUENCE, context_limit or SEQUENCE)
     read = texts(

@@ -158,6 +158,15 @@ class Scores:
         }
 
 
+def measured_on(path: Path) -> str:
+    """The fingerprint of the text that scores in a file were measured on; empty if on none.
+
+    Raises:
+        UsageError, Damaged: As `Scores.load`.
+    """
+    return _read(path)[1]["data"]
+
+
 def strategy_named(name: str) -> Strategy:
     """A strategy by its name.
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from nexus import fingerprint
 from nexus.batch import Batch
 from nexus.errors import UsageError
-from nexus.pruning.importance import WITHOUT_DATA, Scores, Strategy, measure
+from nexus.pruning.importance import WITHOUT_DATA, Scores, Strategy, measure, measured_on
 from nexus.pruning.progress import Progress, announced
 from nexus.pruning.watching import Aggregate
 from nexus.voice import Say
@@ -25,6 +25,7 @@ def scored(
     aggregate: tuple[Aggregate, Aggregate] = ("mean", "l2"),
     seed: int = 0,
     anew: bool = False,
+    any_text: bool = False,
     say: Say = lambda text: None,
 ) -> Scores:
     """The scores in a file, or measured and written to it.
@@ -40,6 +41,7 @@ def scored(
         aggregate: over the tokens of a row, and over rows.
         seed: of `random`.
         anew: measure where the file is of something else, in place of refusing it.
+        any_text: take scores that are there whatever text they were measured on, and say which.
         say: told in a sentence what begins.
 
     Raises:
@@ -53,15 +55,15 @@ def scored(
     of_text = fingerprint.of_text(batches) if batches and strategy not in WITHOUT_DATA else ""
     if path.exists():
         try:
-            found = Scores.load(
-                path, model_fingerprint=of_model, data_fingerprint=of_text if batches else None
-            )
+            named = of_text if batches and not any_text else None
+            found = Scores.load(path, model_fingerprint=of_model, data_fingerprint=named)
             _require(found, path, strategy, aggregate)
         except UsageError:
             if not anew:
                 raise
         else:
-            say(f"importance as in {path}")
+            data = measured_on(path)
+            say(f"importance as in {path}" + (f", of text {data[:12]}" if data else ""))
             return found
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"model": of_model, "data": of_text, "strategy": strategy}

@@ -82,6 +82,7 @@ def make(
     scores: Path | None = None,
     workspace: Path | None = None,
     anew: bool = False,
+    any_text: bool = False,
     dtype: torch.dtype | None = None,
     say: Say = lambda text: None,
 ) -> Cut:
@@ -95,6 +96,7 @@ def make(
         scores: the file of importance scores, there already or not.
         workspace: where a search keeps what it measured.
         anew: measure importance where the file is of something else, in place of refusing it.
+        any_text: take the scores in the file whatever text they were measured on.
         dtype: of the student.
         say: told in a sentence what begins.
 
@@ -112,7 +114,7 @@ def make(
     looked_at, rest = apart(text, plan.tokens)
     found = scored(
         model, looked_at, scores, strategy=plan.strategy, aggregate=plan.aggregate,
-        seed=plan.seed, anew=anew, say=say,
+        seed=plan.seed, anew=anew, any_text=any_text, say=say,
     )  # fmt: skip
     choice = LayerChoice(model, looked_at, found, plan.depth, say)
     ranking: Ranking | None = None

@@ -163,6 +163,7 @@ def _known(
             "--vocabulary 16384"
         )
     _require_text(asked)
+    _ = Target.asked(asked.target_params, asked.target)
     if asked.target is None and asked.budget != "parameters":
         raise UsageError(
             f"--budget {asked.budget} says what --target counts, but there is none: add --target "
@@ -272,8 +273,7 @@ def _aim(
     family = family_of(model)
     if shape:
         return explicit_shape(model, family, shape, asked.multiple)
-    amount = asked.target_params if asked.target is None else asked.target
-    aim = Target(amount or 0, budget_named(asked.budget))
+    aim = Target.asked(asked.target_params, asked.target, budget_named(asked.budget)) or Target(0.0)
     if asked.vocabulary is not None:
         aim = aim.absolute(whole, family)
     if aim.budget != "latency":

@@ -156,6 +156,8 @@ def test_other_budgets_are_met_as_well() -> None:
     ("target", "axes", "said"),
     [
         (2e8, AXES, "200,000,000 parameters cannot be cut out of a model of 134,515,008"),
+        (2e8, AXES, "between 14,626,656 (layers=1, hidden=288, neurons=32) and 134,515,008"),
+        (2e8, ("layers",), "between 31,852,224 (layers=1) and 134,515,008"),
         (0.0, AXES, "cannot be cut out"),
         (1e7, AXES, "layers=1, hidden=288, neurons=32 with 14,626,656"),
         (101e6, ("heads",), "when heads may change"),
@@ -167,6 +169,23 @@ def test_a_target_that_cannot_be_met_is_one_line(target: float, axes: Any, said:
     with pytest.raises(UsageError) as caught:
         shapes(SMOL, family_of(SMOL), target=target, axes=axes)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["70B", "8B"])
+def test_the_smallest_and_the_largest_that_are_named_can_be_had(name: str) -> None:
+    """Also where not all widths are looked at. To see it fail: in search.Grid, leave out the least
+    width of all."""
+    model = hollow(LARGE[name])
+    family, axes = family_of(model), ("neurons", "layers")
+    whole = parameters(model, family, Sizes.of(model.config, family))
+    with pytest.raises(UsageError) as caught:
+        shapes(model, family, target=2.0 * whole, axes=axes)
+    least = replace(Sizes.of(model.config, family), layers=1, neurons=32)
+    count = parameters(model, family, least)
+    assert f"between {count:,} (layers=1, neurons=32) and {whole:,}" in str(caught.value)
+    assert parameters(
+        model, family, default_shape(model, family, target=float(count), axes=axes)
+    ) < (1.02 * count)
 
 
 @pytest.mark.parametrize("multiple", [0, -8])

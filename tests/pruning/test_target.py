@@ -62,6 +62,18 @@ def test_layers_of_two_kinds_that_cannot_meet_it_are_named_with_the_nearest(firs
     assert asked == ([4, 5] if first else [4, 3])
 
 
+@pytest.mark.parametrize("count", [0.8, 1.0, 0.0, -5.0, float("nan")])
+def test_a_number_of_parameters_is_no_share(count: float) -> None:
+    with pytest.raises(UsageError, match="is no number of parameters.*target: (0.8|1|0.75) in its"):
+        Target.asked(count)
+    assert Target.asked(80e6) == Target(80e6) and Target.asked(None) is None
+
+
+def test_a_target_is_positive() -> None:
+    with pytest.raises(UsageError, match="target -2 is no size.*amount of bytes"):
+        Target.asked(None, -2.0, "bytes")
+
+
 def test_an_unknown_budget_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'flops'"):
         budget_named("flop")

@@ -98,7 +98,7 @@ MODELS = [
         ({"kind": "scratch", "config": 3}, "path", "student.config"),
         ({"kind": "scratch", "config": "c", "size": 9}, "Known: config", "student.size")),
     *of("Pruned", "student", ({"kind": "pruned"}, "add one", "'student'"),
-        ({"kind": "pruned", "target_params": 0}, "greater than 0", "student.target_params"),
+        ({"kind": "pruned", "target_params": 0}, "target: 0.75", "student.target_params"),
         ({"kind": "pruned", "target_params": 1e8, "strategy": "activations"}, "'activation'",
          "student.strategy")),
     *of("Shape", "student", ({"kind": "pruned", "shape": {"layers": 0}},

@@ -103,7 +103,8 @@ def prune(
         UsageError: The architecture is unknown, or the target or the shape cannot be had.
         NexusError: A proof failed: a bug of Nexus or of the versions installed.
     """
-    given = [one for one in (target_params, target, sizes) if one is not None]
+    counted = Target.asked(target_params)
+    given = [one for one in (counted, target, sizes) if one is not None]
     if len(given) != 1:
         raise UsageError(
             "pruning needs either target_params or a shape, or another target: give one of them"
@@ -134,7 +135,7 @@ def prune(
 
 
 def _goal(
-    aim: float | Target | Met | Sizes,
+    aim: Target | Met | Sizes,
     model: PreTrainedModel,
     dtype: torch.dtype | None,
     limits: dict[str, Any],
@@ -142,8 +143,7 @@ def _goal(
     """The best guess of a shape, unless it is given."""
     if isinstance(aim, Met | Sizes):
         return aim
-    target = aim if isinstance(aim, Target) else Target(aim)
-    return meet(target.saved_in(dtype), model, family_of(model), **limits)
+    return meet(aim.saved_in(dtype), model, family_of(model), **limits)
 
 
 @torch.no_grad()

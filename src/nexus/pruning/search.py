@@ -85,12 +85,8 @@ def shapes(
             f"among {', '.join(_axes_of(family))}"
         )
     cost = Budget(model, family, budget) if isinstance(budget, str) else budget
-    now = cost(grid.before)
-    if not 0 < target <= now:
-        raise UsageError(
-            f"A target of {target:,.10g} {cost.unit} cannot be cut out of a model of {now:,.10g}. "
-            "Choose a target between nothing and that"
-        )
+    if not 0 < target <= cost(grid.before):
+        raise _no_part(grid, cost, target)
 
     def dislike(values: Mapping[str, Any]) -> Any:
         off = abs(cost.over(values) / target - 1)
@@ -245,12 +241,13 @@ class Grid:
         if name not in self.free or not whole:
             return [whole]
         step = self.multiple * max(1, math.ceil(whole / self.multiple / most))
-        return self._with_named(name, whole, range(step, whole, step), self.multiple)
+        some = {*range(step, whole, step), *range(self.multiple, whole, whole)}
+        return self._with_named(name, whole, some, self.multiple)
 
-    def _with_named(self, name: Axis, whole: int, some: range, multiple: int) -> list[int]:
+    def _with_named(self, name: Axis, whole: int, some: set[int], multiple: int) -> list[int]:
         wanted = self.named.get(name, 0)
         fits = wanted % multiple == 0 and multiple <= wanted < whole
-        return [whole, *sorted({*some, wanted} if fits else some)]
+        return [whole, *sorted(some | {wanted} if fits else some)]
 
     def _heads(self) -> Iterator[tuple[int, int, int]]:
         """Heads and groups, with the hidden size where that follows."""
@@ -277,7 +274,7 @@ class Grid:
             return [whole]
         fewest = int(getattr(self.model.config.get_text_config(), "num_experts_per_tok", 1) or 1)
         step = math.ceil((whole - fewest + 1) / 32)
-        found = self._with_named("experts", whole, range(fewest, whole, step), 1)
+        found = self._with_named("experts", whole, set(range(fewest, whole, step)), 1)
         return [count for count in found if count >= fewest]
 
     def _is_legal(self, sizes: Sizes) -> bool:
@@ -304,6 +301,23 @@ def _named(sizes: Sizes, names: Collection[str]) -> str:
     return ", ".join(f"{name}={values[name]}" for name in names)
 
 
+def _amount(value: int | float) -> str:
+    """A number of something, in full where it is large."""
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:,.6g}"
+
+
+def _no_part(grid: Grid, cost: Cost, target: float) -> UsageError:
+    """The error for a target that is none of a part, with the largest and the smallest part."""
+    most = grid.best(lambda values: -cost.over(values), 1)[0]
+    least = grid.best(cost.over, 1)[0]
+    changed = [name for name, size in asdict(least).items() if size != asdict(grid.before)[name]]
+    small = f"{_amount(cost(least))} ({_named(least, changed or ['layers'])})"
+    return UsageError(
+        f"A target of {_amount(target)} {cost.unit} cannot be cut out of a model of "
+        f"{_amount(cost(grid.before))}. Choose one between {small} and {_amount(cost(most))}"
+    )
+
+
 def _out_of_reach(grid: Grid, cost: Cost, target: float) -> UsageError:
     """The error for a target that no shape meets, with the one that comes nearest."""
     nearest = grid.best(lambda values: abs(cost.over(values) - target), 1)[0]
@@ -314,7 +328,7 @@ def _out_of_reach(grid: Grid, cost: Cost, target: float) -> UsageError:
         if axis in grid.free
     )
     return UsageError(
-        f"No shape that {grid.model.config.model_type} allows has {target:,.10g} "
+        f"No shape that {grid.model.config.model_type} allows has {_amount(target)} "
         f"{cost.unit} within {TOLERANCE:.0%}, when {free} may change. The nearest: "
-        f"{_named(nearest, changed or ['layers'])} with {cost(nearest):,.10g}"
+        f"{_named(nearest, changed or ['layers'])} with {_amount(cost(nearest))}"
     )

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
 from nexus.errors import UsageError
-from nexus.pruning.budget import Budget, Cost
+from nexus.pruning.budget import UNITS, Budget, Cost
 from nexus.pruning.families import Family
 from nexus.pruning.latency import Latency, latency_shape
 from nexus.pruning.search import AXES, TOLERANCE, Axis, default_shape, shapes
@@ -22,6 +22,21 @@ BudgetName = Literal["parameters", "without_embeddings", "bytes", "flops", "late
 """What a target counts: all parameters, those without embedding and head, bytes of the weights as
 they are saved, FLOPs of a token's forward pass, or measured milliseconds per token."""
 BUDGETS: tuple[BudgetName, ...] = get_args(BudgetName)
+
+
+def number_of_parameters(count: float) -> float:
+    """The same, if it can be one.
+
+    Raises:
+        ValueError: It is at most 1, and so rather meant as a share.
+    """
+    if not count > 1:
+        share = count if count > 0 else 0.75
+        raise ValueError(
+            f"{count:,.10g} is no number of parameters, which is above 1: give 80e6, say, or for a "
+            f"share of the model target: {share:g} in its place"
+        )
+    return count
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,32 @@ class Target:
     amount: float
     budget: BudgetName = "parameters"
     types: Types = Types()
+
+    @classmethod
+    def asked(
+        cls,
+        target_params: float | None,
+        target: float | None = None,
+        budget: BudgetName = "parameters",
+    ) -> Target | None:
+        """What one of two ways of asking names, if either is used.
+
+        Raises:
+            UsageError: It is not positive, or a number of parameters that is at most 1.
+        """
+        try:
+            if target_params is not None:
+                return cls(float(number_of_parameters(target_params)))
+        except ValueError as error:
+            raise UsageError(f"target_params: {error}") from None
+        if target is None:
+            return None
+        if not target > 0:
+            raise UsageError(
+                f"target {target:g} is no size: give a share of the model, as 0.75, or an amount "
+                f"of {Latency.unit if budget == 'latency' else UNITS[budget]}"
+            )
+        return cls(float(target), budget)
 
     def saved_in(self, dtype: torch.dtype | None) -> Target:
         """The same for a model that is made in a type, unless it is saved in another in the end."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from nexus.batch import Batch
@@ -23,7 +23,7 @@ from nexus.pruning.prune import copied
 from nexus.pruning.saved import survives
 from nexus.pruning.search import AXES, Axis, explicit_shape
 from nexus.pruning.sizes import Sizes
-from nexus.pruning.target import BudgetName, Target, Types, meet
+from nexus.pruning.target import BudgetName, Target, Types, meet, number_of_parameters
 from nexus.pruning.token_ids import renumber
 from nexus.pruning.watching import Aggregate
 from nexus.spec import Spec
@@ -32,6 +32,12 @@ from nexus.students.ranking import Search
 from nexus.voice import Say
 
 Size = Annotated[int, Field(ge=1)]
+
+Parameters = Annotated[
+    float,
+    AfterValidator(number_of_parameters),
+    Field(json_schema_extra={"exclusiveMinimum": 1}),
+]
 
 OWN_TYPES = Types()
 
@@ -67,7 +73,7 @@ class Pruned(Spec):
     """
 
     kind: Literal["pruned"] = "pruned"
-    target_params: Annotated[float, Field(gt=0)] | None = None
+    target_params: Parameters | None = None
     """How many parameters in all, within 2 %; the shape is chosen."""
     target: Annotated[float, Field(gt=0)] | None = None
     """Or so much of `budget`; up to 1, a share of what the teacher takes."""

@@ -198,8 +198,7 @@ def _target(
             "MinitronPruner needs either target_params=80e6 or target=0.75 (with "
             "budget='latency', say), or only vocabulary=16384: give one of them"
         )
-    amount, named = target_params if target is None else target, budget_named(budget)
-    return None if amount is None else Target(amount, named)
+    return Target.asked(target_params, target, budget_named(budget))
 
 
 def _search(

@@ -188,6 +188,38 @@ def test_the_smallest_and_the_largest_that_are_named_can_be_had(name: str) -> No
     ) < (1.02 * count)
 
 
+@pytest.mark.parametrize(("head_dim", "legal"), [(24, {4, 8}), (64, set(range(1, 9)))])
+def test_heads_and_groups_are_together_as_wide_as_quantisers_want(
+    head_dim: int, legal: set[int]
+) -> None:
+    """Of 24 entries each, four are 96 wide. To see it fail: let any number fit."""
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=3360, intermediate_size=256, num_hidden_layers=2,
+        num_attention_heads=16, num_key_value_heads=8, head_dim=head_dim,
+    )  # fmt: skip
+    model = hollow(config)
+    family = family_of(model)
+    for groups in range(1, 9):
+        wanted: dict[Any, int] = {"groups": groups, "heads": 2 * groups}
+        if groups in legal:
+            assert explicit_shape(model, family, wanted).groups == groups
+        else:
+            with pytest.raises(UsageError, match="heads and groups times their 24 entries"):
+                explicit_shape(model, family, wanted)
+
+
+def test_heads_that_never_were_a_multiple_are_no_reason_to_refuse() -> None:
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=288, intermediate_size=256, num_hidden_layers=2,
+        num_attention_heads=9, num_key_value_heads=3, head_dim=24,
+    )  # fmt: skip
+    model = hollow(config)
+    before = Sizes.of(config, family_of(model))
+    for wanted in ({"neurons": 128}, {"groups": 2, "heads": 6}):
+        found = explicit_shape(model, family_of(model), wanted)  # type: ignore[arg-type]
+        assert asdict(found).items() >= wanted.items() and found.layers == before.layers
+
+
 @pytest.mark.parametrize("multiple", [0, -8])
 def test_sizes_are_multiples_of_something(multiple: int) -> None:
     for call in (

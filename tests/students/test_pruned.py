@@ -84,7 +84,7 @@ def test_a_latency_is_foreseen_without_weights_and_without_a_clock(
 
 
 def test_a_shape_is_what_it_says(text: list[Batch], tmp_path: Path) -> None:
-    spec = Pruned.parse({"shape": {"neurons": 32, "layers": 3, "heads": 2}})
+    spec = Pruned.parse({"shape": {"neurons": 32, "layers": 3, "heads": 2}, "multiple": 8})
     student = spec.build(teacher(), text, tmp_path, seed=0)
     said = student.config
     assert (said.intermediate_size, said.num_hidden_layers, said.num_attention_heads) == (32, 3, 2)

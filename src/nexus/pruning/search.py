@@ -70,7 +70,8 @@ def shapes(
         family: its row.
         target: how much of the budget the smaller model may take.
         budget: what is counted, or what counts it.
-        multiple: neurons and hidden channels are multiples of it, as quantisers want them.
+        multiple: neurons and hidden channels are multiples of it, as quantisers want them, and so
+            are all heads or groups together where the model's own are.
         axes: which sizes may change.
         limit: how many to return at most.
         depth: how many layers, if that is known.
@@ -126,8 +127,9 @@ def explicit_shape(
     asked = ", ".join(f"{name}={size}" for name, size in wanted.items())
     raise UsageError(
         f"{model.config.model_type} cannot be cut to {asked}: sizes are whole, at most the "
-        f"model's own, neurons and hidden multiples of {multiple}, and heads fill their groups and "
-        f"the hidden size. The nearest that it can: {_named(nearest, wanted)}"
+        f"model's own, neurons and hidden multiples of {multiple}, as heads and groups times their "
+        f"{grid.before.head_dim} entries, and heads fill their groups and the hidden size. The "
+        f"nearest that it can: {_named(nearest, wanted)}"
     )
 
 
@@ -261,12 +263,20 @@ class Grid:
                 if hidden % self.multiple == 0 or some == groups:
                     yield some * each, some, hidden
         elif heads == groups:
-            yield from ((count, count, 0) for count in (range(heads, 0, -1) if free else [heads]))
+            counts = range(heads, 0, -1) if free else [heads]
+            yield from ((count, count, 0) for count in counts if self._fits(count, heads))
         else:
             each = heads // groups
             for some in range(groups, 0, -1) if "groups" in free else [groups]:
                 for per_group in range(each, 0, -1) if "heads" in free else [each]:
-                    yield some * per_group, some, 0
+                    if self._fits(some, groups) and self._fits(some * per_group, heads):
+                        yield some * per_group, some, 0
+
+    def _fits(self, count: int, before: int) -> bool:
+        """Whether so many heads or groups are as wide together as quantisers want them: multiples,
+        unless the model's own are none."""
+        width = self.before.head_dim
+        return (count * width) % self.multiple == 0 or (before * width) % self.multiple != 0
 
     def _experts(self) -> list[int]:
         whole = self.before.experts

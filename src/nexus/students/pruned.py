@@ -78,7 +78,8 @@ class Pruned(Spec):
     target: Annotated[float, Field(gt=0)] | None = None
     """Or so much of `budget`; up to 1, a share of what the teacher takes."""
     budget: BudgetName = "parameters"
-    """What `target` counts. Latency is milliseconds a token, measured on this machine."""
+    """What `target` counts. Bytes are those of the student as it is saved in the end. Latency is
+    milliseconds a token, measured on this machine."""
     shape: Shape | None = None
     """Or the very shape."""
     vocabulary: Annotated[int, Field(ge=1)] | Literal["used"] | None = None
@@ -96,7 +97,8 @@ class Pruned(Spec):
     axes: tuple[Axis, ...] = AXES
     """Which sizes a target may change."""
     multiple: Annotated[int, Field(ge=1)] = 32
-    """Neurons and hidden channels are multiples of it, as quantisers want them."""
+    """Neurons and hidden channels are multiples of it, as quantisers want them, and so are heads and
+    groups times their entries where the teacher's own are."""
     repair: bool = True
     """Refit what is left on training text, in closed form."""
     norms: Norms = "rescaled"

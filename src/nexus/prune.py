@@ -32,6 +32,8 @@ def prune(
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto",
     aggregate: tuple[str, ...] = ("mean", "l2"),
     scores: Path | None = None,
+    calibration_tokens: int | None = None,
+    seed: int = 0,
     search: bool = False,
     candidates: int | None = None,
     search_tokens: int | None = None,
@@ -69,6 +71,9 @@ def prune(
         aggregate: How activations are summed up, over the tokens of a row and over rows: mean, l2
             or variance each.
         scores: A file to keep importance in, or to take it from, for any other target.
+        calibration_tokens: How much of the text importance and refitting look at; 24,000 unless
+            given.
+        seed: Of the model's own text, and of the strategy random.
         search: Tell several shapes for the target apart by short distillation on the text.
         candidates: How many shapes a search distils, the best as cut of twice as many; 8 unless
             given.
@@ -81,6 +86,7 @@ def prune(
         model, out, target_params, target, budget, shape, text, strategy, depth, axes, multiple,
         repair, dtype, aggregate, scores, searching(search, candidates, search_tokens),
         vocabulary=vocabulary, heldout=heldout, norms=norms,
+        calibration_tokens=calibration_tokens, seed=seed,
     )  # fmt: skip
     facts = prune_checkpoint(asked, say)
     if json:

@@ -32,7 +32,8 @@ from nexus.pruning.sizes import Sizes
 from nexus.pruning.target import BUDGETS, Target, budget_named, meet
 from nexus.pruning.text import SEQUENCE, require_sequence
 from nexus.pruning.vocabulary import HowMany
-from nexus.pruning.watching import Aggregate
+from nexus.pruning.watching import aggregates_named
+from nexus.spec import nearest
 from nexus.students.cutting import TOKENS, Plan, make
 from nexus.students.cutting import Cut as Made
 from nexus.students.narrowed import Narrowed, narrowed
@@ -71,8 +72,15 @@ class Cut:
     vocabulary: HowMany | None = None
     """How many tokens are kept of those that the text uses most; `used`: all that it uses."""
     norms: str = "rescaled"
+    calibration_tokens: int | None = None
+    """Of the text, that importance and refitting look at."""
     heldout: tuple[str, ...] = ()
     """Text on which is measured how many more tokens it takes."""
+
+    @property
+    def looked_at(self) -> int:
+        """How much text importance and refitting look at."""
+        return TOKENS if self.calibration_tokens is None else self.calibration_tokens
 
     @property
     def sized(self) -> bool:
@@ -172,7 +180,6 @@ def _known(
     names: list[tuple[str, str, tuple[str, ...]]] = [("--strategy", asked.strategy, STRATEGIES)]
     names.append(("--budget", asked.budget, BUDGETS))
     names.append(("--norms", asked.norms, get_args(Norms)))
-    names += [("--aggregate", one, get_args(Aggregate)) for one in asked.aggregate]
     if asked.depth is not None:
         names.append(("--depth", asked.depth, DEPTH_STRATEGIES))
     names += [("--axes", axis, get_args(Axis)) for axis in asked.axes]
@@ -185,12 +192,10 @@ def _known(
         shape[found[1]] = int(found[2])
     for option, name, known in names:
         if name not in known:
-            raise UsageError(f"{option} {name} is unknown: choose {', '.join(known)}")
-    if len(asked.aggregate) != 2:
-        raise UsageError(
-            f"--aggregate {' '.join(asked.aggregate)} is not two: how to sum over the tokens of a "
-            "row, and over rows. Write --aggregate mean l2"
-        )
+            raise UsageError(f"{option} {name} is unknown{nearest(name, known)}")
+    aggregates_named(asked.aggregate)
+    if asked.looked_at < 1:
+        raise UsageError(f"--calibration-tokens is {asked.looked_at}: give at least 1")
     if asked.search is not None and shape:
         raise UsageError(
             "--search chooses among shapes for a target, but --shape is the very shape: drop one"
@@ -205,9 +210,10 @@ def _require_text(asked: Cut) -> None:
             "--vocabulary keeps the tokens that a text uses, but there is none: give it with --text"
         )
     if asked.search is not None and not asked.text and not asked.shape:
+        tokens = asked.looked_at + asked.search.zero_shot_tokens + asked.search.longest
         raise UsageError(
             "--search distils candidates on text, but there is none: give about "
-            f"{TOKENS + asked.search.zero_shot_tokens + asked.search.longest:,} tokens with --text"
+            f"{tokens:,} tokens with --text"
         )
     if asked.heldout and asked.vocabulary is None:
         raise UsageError(
@@ -258,7 +264,7 @@ def _plan(
     norms: Any = asked.norms
     return Plan(
         strategy, aggregate, depth, axes, asked.multiple, asked.repair, asked.search, asked.seed,
-        TOKENS, norms,
+        asked.looked_at, norms,
     )  # fmt: skip
 
 
@@ -311,7 +317,7 @@ def _calibration(
     )  # fmt: skip
     held: list[Batch] = []
     tokens, search = 0, asked.search
-    wanted = TOKENS + (0 if search is None else search.zero_shot_tokens + search.longest)
+    wanted = asked.looked_at + (0 if search is None else search.zero_shot_tokens + search.longest)
     for batch in read:
         held.append(batch)
         tokens += int((batch.documents != PADDING).sum())

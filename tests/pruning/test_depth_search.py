@@ -217,7 +217,7 @@ def test_norm_ratio_is_the_mean_over_real_tokens(small: Small, rows: Rows) -> No
 
 def test_what_cannot_be_chosen_is_said(small: Small, rows: Rows) -> None:
     model = small()
-    with pytest.raises(UsageError, match="'best' is unknown: choose block_influence"):
+    with pytest.raises(UsageError, match="'best' is unknown. Known: block_influence"):
         depth_strategy_named("best")
     assert depth_strategy_named("contiguous") == "contiguous"
     with pytest.raises(UsageError, match="4 layers cannot be kept of 3: choose 1 to 3"):

@@ -182,7 +182,7 @@ def test_strategies_differ_as_they_say(small: Small, rows: Rows) -> None:
 
 
 def test_what_cannot_be_measured_is_said(small: Small, rows: Rows) -> None:
-    with pytest.raises(UsageError, match="'best' is unknown: choose activation, weighted"):
+    with pytest.raises(UsageError, match="'best' is unknown. Known: activation, weighted"):
         strategy_named("best")
     assert [strategy_named(name) for name in STRATEGIES] == list(STRATEGIES)
     with pytest.raises(UsageError, match="calibration text, but there is none"):

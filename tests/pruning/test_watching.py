@@ -16,7 +16,7 @@ from nexus.errors import UsageError
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import measure
 from nexus.pruning.sizes import Sizes
-from nexus.pruning.watching import watch
+from nexus.pruning.watching import aggregates_named, watch
 
 Rows = Callable[..., Batch]
 Small = Callable[..., PreTrainedModel]
@@ -100,3 +100,11 @@ def test_what_is_not_finite_is_no_importance(small: Small, rows: Rows) -> None:
         model.model.layers[0].mlp.down_proj.weight[0, 0] = torch.nan
     with pytest.raises(UsageError, match="activation is not finite"):
         measure(model, [rows(6)])
+
+
+def test_aggregates_are_two_that_are_known() -> None:
+    assert aggregates_named(["l2", "variance"]) == ("l2", "variance")
+    with pytest.raises(UsageError, match="'foo' is unknown. Known: mean, l2, variance"):
+        aggregates_named(["mean", "foo"])
+    with pytest.raises(UsageError, match="is not two"):
+        aggregates_named(["mean"])

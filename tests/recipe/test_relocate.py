@@ -81,3 +81,10 @@ def test_a_run_of_two_folders_that_move_together_stays_the_same(
     assert relocate(read, inside / "models", inside) == relocate(
         recipe.model_copy(update={"output": "runs/one"}), inside, inside
     )
+
+
+def test_kept_scores_stay_where_they_are(tmp_path: Path, values: dict[str, Any]) -> None:
+    """To see it fail: leave `scores` out of relocate.PATHS."""
+    student = {"kind": "pruned", "target": 0.5, "scores": "kept/scores"}
+    moved = relocate(Recipe.parse(values | {"student": student}), tmp_path, tmp_path / "run")
+    assert moved.student.kind == "pruned" and moved.student.scores == Path("../kept/scores")

@@ -18,7 +18,7 @@ from nexus.planning.hollow import Hollow
 from nexus.pruning.families import family_of
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.target import Types
-from nexus.students.pruned import Pruned
+from nexus.students.pruned import Pruned, Shape
 
 TINY = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tiny.py"))
 
@@ -216,3 +216,17 @@ def test_norms_can_be_measured(text: list[Batch], tmp_path: Path) -> None:
         for norms in ("rescaled", "measured")
     }
     assert not torch.equal(made["rescaled"], made["measured"])
+
+
+def test_scores_are_kept_for_runs_with_other_targets(
+    text: list[Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To see it fail: in Pruned.build, keep scores in the workspace alone."""
+    spec = Pruned.parse({"shape": {"neurons": 32}, "multiple": 8, "scores": "kept/scores"})
+    spec.build(teacher(), text, tmp_path, seed=0, workspace=tmp_path / "one")
+    assert (tmp_path / "kept" / "scores").is_file() and spec.rough.scores is None
+    monkeypatch.setattr("nexus.pruning.scored.measure", None)
+    other = spec.model_copy(update={"shape": Shape(neurons=40)})
+    other.build(teacher(), text, tmp_path, seed=0, workspace=tmp_path / "two")
+    with pytest.raises(UsageError, match="other data"):
+        other.build(teacher(), [from_padded(torch.randint(200, (2, 41)))], tmp_path, seed=0)

@@ -22,6 +22,7 @@ from nexus.pruning.depth import block_influence
 from nexus.pruning.families import family_of
 from nexus.pruning.progress import announced
 from nexus.signals import Headed, Scores, Support
+from nexus.spec import nearest
 from nexus.voice import Say
 
 DepthStrategy = Literal["block_influence", "perplexity", "contiguous", "norm_ratio"]
@@ -56,7 +57,7 @@ def depth_strategy_named(name: str) -> DepthStrategy:
     for strategy in DEPTH_STRATEGIES:
         if strategy == name:
             return strategy
-    raise UsageError(f"depth strategy '{name}' is unknown: choose {', '.join(DEPTH_STRATEGIES)}")
+    raise UsageError(f"depth strategy '{name}' is unknown{nearest(name, DEPTH_STRATEGIES)}")
 
 
 def require_next_tokens(model: PreTrainedModel, strategy: DepthStrategy | None) -> None:

@@ -27,6 +27,7 @@ from nexus.pruning.progress import Progress
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.taylor import taylor
 from nexus.pruning.watching import Aggregate, watch
+from nexus.spec import nearest
 
 Strategy = Literal["activation", "weighted", "taylor", "magnitude", "random", "reversed"]
 """What importance is:
@@ -176,7 +177,7 @@ def strategy_named(name: str) -> Strategy:
     for strategy in STRATEGIES:
         if strategy == name:
             return strategy
-    raise UsageError(f"pruning strategy '{name}' is unknown: choose {', '.join(STRATEGIES)}")
+    raise UsageError(f"pruning strategy '{name}' is unknown{nearest(name, STRATEGIES)}")
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,8 +28,27 @@ from nexus.pruning.depth import turned
 from nexus.pruning.families import Family, layers_of
 from nexus.pruning.progress import Progress
 from nexus.pruning.sizes import Sizes
+from nexus.spec import nearest
 
 Aggregate = Literal["mean", "l2", "variance"]
+
+
+def aggregates_named(names: Sequence[str]) -> tuple[Aggregate, Aggregate]:
+    """How activations are summed up, by name: over the tokens of a row, and over rows.
+
+    Raises:
+        UsageError: There is none of that name, or there are not two.
+    """
+    known = get_args(Aggregate)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"aggregate '{name}' is unknown{nearest(name, known)}")
+    if len(names) != 2:
+        raise UsageError(
+            f"aggregate {' '.join(names)} is not two: how to sum over the tokens of a row, and "
+            "over rows. Write mean l2"
+        )
+    return cast(tuple[Aggregate, Aggregate], tuple(names))
 
 
 def watch(

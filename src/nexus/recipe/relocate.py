@@ -8,7 +8,7 @@ from typing import Any
 
 from nexus.recipe.schema import Recipe
 
-PATHS = ("output", "path", "config", "examples", "include_path")
+PATHS = ("output", "path", "config", "examples", "include_path", "scores")
 """The keys whose values are paths, wherever in a recipe they stand."""
 
 PATH_OR_NAME = "model"

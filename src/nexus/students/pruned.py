@@ -97,8 +97,8 @@ class Pruned(Spec):
     axes: tuple[Axis, ...] = AXES
     """Which sizes a target may change."""
     multiple: Annotated[int, Field(ge=1)] = 32
-    """Neurons and hidden channels are multiples of it, as quantisers want them, and so are heads and
-    groups times their entries where the teacher's own are."""
+    """Neurons and hidden channels are multiples of it, as quantisers want them, and so are heads
+    and groups times their entries where the teacher's own are."""
     repair: bool = True
     """Refit what is left on training text, in closed form."""
     norms: Norms = "rescaled"
@@ -106,6 +106,9 @@ class Pruned(Spec):
     what is `measured` on training text."""
     calibration_tokens: Annotated[int, Field(ge=1)] = TOKENS
     """How much of the training text importance and repair look at; more changes little."""
+    scores: Path | None = None
+    """A file to keep importance in, or to take it from, for runs with other targets. If not given,
+    the run keeps it to itself."""
     search: Search | None = None
     """Tell several shapes for the target apart by short distillation; else a rule of thumb does."""
 
@@ -248,9 +251,9 @@ class Pruned(Spec):
             text,
             aim,
             self.plan(seed),
-            scores=None if workspace is None else workspace / SCORES,
+            scores=self._scores(folder, workspace),
             workspace=None if workspace is None else workspace / "search",
-            anew=True,
+            anew=self.scores is None,
             dtype=torch.float32,
             say=say,
         )
@@ -276,6 +279,12 @@ class Pruned(Spec):
             decision.write(Sizes.of(student.config, family_of(student)), findings)
         return student
 
+    def _scores(self, folder: Path, workspace: Path | None) -> Path | None:
+        """Where importance is kept: the file that is named, or the run's own."""
+        if self.scores is not None:
+            return folder / self.scores.expanduser()
+        return None if workspace is None else workspace / SCORES
+
     def plan(self, seed: int) -> Plan:
         """How it is cut, all but how large it is to be."""
         return Plan(
@@ -295,7 +304,9 @@ class Pruned(Spec):
     def rough(self) -> Pruned:
         """The same at little cost, to be looked at and not kept: by less text, without a search."""
         tokens = min(self.calibration_tokens, ROUGH_TOKENS)
-        return self.model_copy(update={"calibration_tokens": tokens, "search": None})
+        return self.model_copy(
+            update={"calibration_tokens": tokens, "search": None, "scores": None}
+        )
 
     @property
     def tokens(self) -> int:

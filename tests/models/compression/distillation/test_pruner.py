@@ -85,13 +85,16 @@ def test_magnitudes_need_no_text(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"pruning_strategy": "important"}, "choose importance, activation, weighted"),
+        ({"pruning_strategy": "important"}, "did you mean 'importance'? Known: importance, act"),
         ({"calibration_data": TEXTS}, "pass tokenizer="),
         ({"calibration_data": [torch.arange(20)]}, "20 tokens, less than one sequence of 256"),
         ({"calibration_data": []}, "holds 0 tokens"),
         ({"calibration_data": [torch.rand(300)]}, "torch.float32: give token ids"),
         ({"calibration_data": [torch.full((300,), 999)]}, "999"),
-        ({"depth": "perplexiti"}, "choose block_influence, perplexity"),
+        ({"depth": "perplexiti"}, "did you mean 'perplexity'?"),
+        ({"aggregate": ("mean",)}, "Write mean l2"),
+        ({"shape": {"neurons": 32}}, "give one of them"),
+        ({"calibration_tokens": 0}, "give at least 1"),
         ({"search": True}, "pass target_params= and calibration_data="),
         (
             {"search": {"candidate": 3}, "calibration_data": [torch.arange(256)]},
@@ -188,3 +191,26 @@ def test_norms_can_be_measured() -> None:
         for norms in ("rescaled", "measured")
     )
     assert one.shape == other.shape and not torch.equal(one, other)
+
+
+def test_a_shape_and_scores_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To see it fail: leave scores out of the call of make."""
+    data: dict[str, Any] = {"calibration_data": TEXTS, "tokenizer": TINY["make_tokenizer"]()}
+    kept: dict[str, Any] = {"scores": tmp_path / "scores", "multiple": 8, **data}
+    pruner = MinitronPruner(teacher(), shape={"neurons": 32, "layers": 3}, **kept)
+    student = pruner.prune_and_create_student()
+    sizes = (student.config.intermediate_size, student.config.num_hidden_layers)
+    assert sizes == (32, 3)
+    monkeypatch.setattr("nexus.pruning.scored.measure", None)
+    again = MinitronPruner(teacher(), shape={"neurons": 40}, **kept)
+    assert again.prune_and_create_student().config.intermediate_size == 40
+    with pytest.raises(UsageError, match="did you mean 'neurons'"):
+        MinitronPruner(teacher(), shape={"neuron": 40})
+
+
+def test_so_many_tokens_are_looked_at() -> None:
+    """To see it fail: leave calibration_tokens out of the plan."""
+    data: dict[str, Any] = {"calibration_data": TEXTS, "tokenizer": TINY["make_tokenizer"]()}
+    pruner = MinitronPruner(teacher(), 4e4, multiple=8, calibration_tokens=300, **data)
+    pruner.prune_and_create_student()
+    assert pruner.pruned is not None and 300 <= pruner.pruned.scores.tokens <= 1_024

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -20,11 +21,13 @@ from nexus.pruning.norms import Norms
 from nexus.pruning.own_text import own_text
 from nexus.pruning.prune import Pruned, copied
 from nexus.pruning.saved import survives
-from nexus.pruning.search import AXES, Axis
+from nexus.pruning.search import AXES, Axis, explicit_shape
+from nexus.pruning.sizes import Sizes
 from nexus.pruning.target import Target, budget_named, meet
 from nexus.pruning.vocabulary import HowMany
-from nexus.pruning.watching import Aggregate
-from nexus.students.cutting import Plan, make, with_saving
+from nexus.pruning.watching import aggregates_named
+from nexus.spec import nearest
+from nexus.students.cutting import TOKENS, Plan, make, with_saving
 from nexus.students.narrowed import Narrowed, narrowed
 from nexus.students.ranking import Ranking, Search
 
@@ -62,9 +65,12 @@ class MinitronPruner:
         budget: str = "parameters",
         vocabulary: HowMany | None = None,
         depth: str | None = None,
-        aggregate: tuple[Aggregate, Aggregate] = ("mean", "l2"),
+        aggregate: Sequence[str] = ("mean", "l2"),
         search: bool | Mapping[str, Any] | Search = False,
         norms: Norms = "rescaled",
+        shape: Mapping[str, int] | None = None,
+        scores: str | Path | None = None,
+        calibration_tokens: int = TOKENS,
     ) -> None:
         """Check what can be checked before anything is computed.
 
@@ -72,9 +78,8 @@ class MinitronPruner:
             teacher: a model of a known architecture; left as it is.
             target_params: how many parameters in all, within 2 %.
             pruning_strategy: `importance` (by activations), or any that a recipe can name.
-            calibration_data: texts, which need a tokenizer, or tensors of token ids. The first
-                24,000 tokens are looked at; a search reads on. Without it the teacher writes 8,000
-                tokens itself.
+            calibration_data: texts, which need a tokenizer, or tensors of token ids. Without it
+                the teacher writes 8,000 tokens itself.
             tokenizer: the teacher's.
             axes: which sizes may change.
             multiple: of which neurons and hidden channels are multiples.
@@ -96,32 +101,37 @@ class MinitronPruner:
                 `{"candidates": 8, "tokens": 200_000}`. `ranking` then says how they fared.
             norms: what becomes of norms' weights where hidden channels go: `rescaled` by
                 sqrt(all / kept), or `measured` on the calibration data.
+            shape: in place of a target: the very shape, as `{"neurons": 896, "layers": 24}`.
+            scores: a file to keep importance in, or to take it from, for any other target.
+            calibration_tokens: how many of the data importance and refitting look at; a search
+                reads on.
 
         Raises:
             UsageError: for an unknown strategy or budget, or data that cannot be used.
         """
         self.teacher, self.dtype = teacher, dtype
-        self.target = _target(target_params, target, budget, vocabulary)
+        self.target = _target(target_params, target, budget, vocabulary, shape)
         if self.target is not None:
             self.target = self.target.saved_in(dtype)
+        self.shape = cast(dict[Axis, int], dict(shape)) if shape else None
         self.plan = Plan(
-            _strategy(pruning_strategy), aggregate,
+            _strategy(pruning_strategy), aggregates_named(aggregate),
             None if depth is None else depth_strategy_named(depth), tuple(axes), multiple, repair,
-            _search(search, self.target, calibration_data), seed,
-            norms=norms,
+            _search(search, self.target, calibration_data), seed, _tokens(calibration_tokens),
+            norms,
         )  # fmt: skip
+        self.scores = None if scores is None else Path(scores)
         self.pruned: Pruned | None = None
         self.ranking: Ranking | None = None
         """How the shapes of a search fared."""
         self.narrowed: Narrowed | None = None
         """The teacher with the student's tokens, which its distribution is renormalised to, and
         their tokenizer (`narrowed.vocabulary.tokenizer`); only where `vocabulary` is given."""
-        self._vocabulary = vocabulary
         if vocabulary is not None and (calibration_data is None or tokenizer is None):
             raise UsageError(
                 "vocabulary keeps what a text uses: pass calibration_data= and tokenizer="
             )
-        self._data, self._tokenizer = calibration_data, tokenizer
+        self._data, self._tokenizer, self._vocabulary = calibration_data, tokenizer, vocabulary
         self._batches = (
             None
             if calibration_data is None
@@ -140,23 +150,35 @@ class MinitronPruner:
         if self._vocabulary is not None:
             self.narrowed = self._fewer_tokens(self._vocabulary)
             teacher = self.narrowed.model
-            if target is None:
+            if target is None and self.shape is None:
                 return self._whole(self.narrowed)
-            target = target.absolute(self.teacher, family_of(teacher))
+            target = target and target.absolute(self.teacher, family_of(teacher))
             tokenizer = self.narrowed.vocabulary.tokenizer
             batches = rows_of_text(self._texts(), tokenizer, teacher, without=WITHOUT)
-        if target is None:
-            raise UsageError("there is no target: pass target_params= or target=")
-        if target.budget != "latency":  # before anything is written or read
-            meet(target, teacher, family_of(teacher), multiple=plan.multiple, axes=plan.axes)
+        aim = self._aim(teacher, target)
         fitted = plan.repair or plan.norms == "measured"
         if batches is None and (fitted or plan.strategy not in WITHOUT_DATA):
             _say("no calibration data: the teacher writes its own text")
             batches = own_text(self.teacher, seed=plan.seed)
         text = [batch.to(teacher.device) for batch in batches or []]
-        made = with_saving(make(teacher, text, target, plan, dtype=self.dtype, say=_say), None)
+        made = make(
+            teacher, text, aim, plan, scores=self.scores, any_text=self._data is None,
+            dtype=self.dtype, say=_say,
+        )  # fmt: skip
+        made = with_saving(made, None)
         self.pruned, self.ranking = made.pruned, made.ranking
         return self.pruned.model
+
+    def _aim(self, teacher: PreTrainedModel, target: Target | None) -> Target | Sizes:
+        """What is to be met; what cannot be is refused here, before anything is written or read."""
+        family, plan = family_of(teacher), self.plan
+        if self.shape is not None:
+            return explicit_shape(teacher, family, self.shape, plan.multiple)
+        if target is None:
+            raise UsageError("there is no target: pass target_params=, target= or shape=")
+        if target.budget != "latency":
+            meet(target, teacher, family, multiple=plan.multiple, axes=plan.axes)
+        return target
 
     def _whole(self, fewer: Narrowed) -> PreTrainedModel:
         """All of the teacher with fewer tokens; what was proved is among their findings."""
@@ -184,19 +206,33 @@ def _strategy(name: str) -> Strategy:
     """By its name, or by the specification's."""
     known = (IMPORTANCE, *STRATEGIES)
     if name not in known:
-        raise UsageError(f"pruning_strategy '{name}' is unknown: choose {', '.join(known)}")
+        raise UsageError(f"pruning_strategy '{name}' is unknown{nearest(name, known)}")
     return cast(Strategy, "activation" if name == IMPORTANCE else name)
 
 
+def _tokens(count: int) -> int:
+    if count < 1:
+        raise UsageError(f"calibration_tokens is {count}: give at least 1")
+    return count
+
+
 def _target(
-    target_params: float | None, target: float | None, budget: str, vocabulary: HowMany | None
+    target_params: float | None,
+    target: float | None,
+    budget: str,
+    vocabulary: HowMany | None,
+    shape: Mapping[str, int] | None,
 ) -> Target | None:
-    """What is to be met, if anything but the vocabulary is to go."""
-    given = (target_params is not None) + (target is not None)
+    """What is to be met, if anything but the vocabulary and a shape is to be."""
+    axes = get_args(Axis)
+    for name in shape or ():
+        if name not in axes:
+            raise UsageError(f"shape names '{name}', which is no axis{nearest(name, axes)}")
+    given = (target_params is not None) + (target is not None) + bool(shape)
     if given > 1 or not (given or vocabulary is not None):
         raise UsageError(
-            "MinitronPruner needs either target_params=80e6 or target=0.75 (with "
-            "budget='latency', say), or only vocabulary=16384: give one of them"
+            "MinitronPruner needs either target_params=80e6, target=0.75 (with budget='latency', "
+            "say) or shape={'neurons': 896}, or only vocabulary=16384: give one of them"
         )
     return Target.asked(target_params, target, budget_named(budget))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from nexus.errors import UsageError
 from nexus.quantization.config import config_of
@@ -176,6 +177,14 @@ def _nothing(model: PreTrainedModel, scheme: Scheme, kept: Mapping[str, str]) ->
         for name, part in model.named_modules()
         if type(part) is nn.Linear and kept.get(name) not in (None, HEAD)
     }
+    turned = [name for name, part in model.named_modules() if isinstance(part, Conv1D)]
+    if not rows and turned:
+        return (
+            f"{type(model).__name__} has no layer that can be quantised: {turned[0]} and "
+            f"{len(turned) - 1} more are Conv1D, whose weights lie input by output, and no file of "
+            "few bits that from_pretrained reads has them. Use nexus export MODEL --to openvino "
+            "--bits 8"
+        )
     if not rows:
         first = {why: name for name, why in reversed([*kept.items()])}
         return f"{type(model).__name__} has no layer that can be quantised: " + (

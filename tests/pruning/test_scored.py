@@ -49,3 +49,14 @@ def test_of_anything_else_they_are_refused_in_one_line(small: Small, tmp_path: P
         assert found.digest == scored(one, looked_at, None, **settings).digest
         path.unlink()
         scored(model, text, path)
+
+
+def test_another_draw_is_another_file(small: Small, tmp_path: Path) -> None:
+    model, path = small(), tmp_path / "scores"
+    first = scored(model, [], path, strategy="random", seed=1)
+    assert scored(model, [], path, strategy="random", seed=1).digest == first.digest
+    with pytest.raises(UsageError, match="with seed '1', not '2'"):
+        scored(model, [], path, strategy="random", seed=2)
+    path.unlink()
+    scored(model, [], path, strategy="magnitude")
+    scored(model, [], path, strategy="magnitude", seed=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,11 +27,20 @@ from transformers import (
 from nexus.errors import UsageError
 from nexus.pruning.budget import Budget
 from nexus.pruning.families import family_of
-from nexus.pruning.search import AXES, TOLERANCE, default_shape, explicit_shape, shapes
+from nexus.pruning.search import AXES, TOLERANCE, Grid, default_shape, explicit_shape, shapes
 from nexus.pruning.sizes import Sizes, parameters
 
 TINY = runpy.run_path(str(Path(__file__).with_name("test_slice.py")))["tiny"]
 EVERY = (*AXES, "heads", "groups", "experts")
+
+
+def test_neurons_of_experts_are_disliked_once() -> None:
+    """Where they are the only ones, they are the configuration's neurons as well."""
+    model = hollow(MixtralConfig(num_hidden_layers=4))
+    grid = Grid(model, family_of(model), 32, AXES)
+    half = asdict(grid.before) | {"neurons": grid.before.neurons / 2}
+    half["expert_neurons"] = half["neurons"]
+    assert float(grid.dislike(half)) == pytest.approx(math.log(2))
 
 
 def hollow(config: PreTrainedConfig) -> PreTrainedModel:

@@ -69,6 +69,8 @@ class Scores:
     strategy: str = "activation"
     aggregate: str = "mean l2"
     """How activations were summed up: over the tokens of a row, and over rows."""
+    seed: int = 0
+    """Of `random`."""
 
     def __post_init__(self) -> None:
         for name, value in self._tensors().items():
@@ -97,6 +99,7 @@ class Scores:
             "tokens": str(self.tokens),
             "strategy": self.strategy,
             "aggregate": self.aggregate,
+            "seed": str(self.seed),
         }
         facts["sha256"] = _sum(tensors, facts)
         durable.write(path, serialised(tensors, metadata=facts))
@@ -121,11 +124,11 @@ class Scores:
         tensors, facts = _read(path)
         for kind, wanted in (("model", model_fingerprint), ("data", data_fingerprint)):
             if wanted is not None and facts[kind] != wanted:
+                of_what = "weights or settings" if kind == "model" else "data"
                 raise UsageError(
-                    f"The importance scores in {path} were measured with other "
-                    f"{'weights' if kind == 'model' else 'data'} ({facts[kind][:12]}, not "
-                    f"{wanted[:12]}): give those that it was measured with, or name another file, "
-                    "to measure anew"
+                    f"The importance scores in {path} were measured with other {of_what} "
+                    f"({facts[kind][:12]}, not {wanted[:12]}): give those that it was measured "
+                    "with, or name another file, to measure anew"
                 )
         layered: dict[str, dict[int, Tensor]] = {name: {} for name in _BY_LAYER}
         for name, value in tensors.items():
@@ -135,6 +138,7 @@ class Scores:
         return cls(
             tensors["layers"], tensors["hidden"], **layered,
             tokens=int(facts["tokens"]), strategy=facts["strategy"], aggregate=facts["aggregate"],
+            seed=int(facts.get("seed", 0)),
         )  # fmt: skip
 
     @property
@@ -217,7 +221,9 @@ def measure(
     sizes = Sizes.of(model.config, family)
     if strategy in WITHOUT_DATA:
         found = Scores(**magnitudes(model, family, sizes), strategy=strategy, aggregate="")
-        return found if strategy == "magnitude" else _each(found, _random(seed))
+        if strategy == "magnitude":
+            return found
+        return replace(_each(found, _random(seed)), seed=seed)
     if strategy == "taylor":
         axes, tokens = taylor(model, family, sizes, batches, progress)
         return Scores(**axes, tokens=tokens, strategy=strategy, aggregate="")

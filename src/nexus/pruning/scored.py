@@ -57,7 +57,7 @@ def scored(
         try:
             named = of_text if batches and not any_text else None
             found = Scores.load(path, model_fingerprint=of_model, data_fingerprint=named)
-            _require(found, path, strategy, aggregate)
+            _require(found, path, strategy, aggregate, seed)
         except UsageError:
             if not anew:
                 raise
@@ -81,12 +81,17 @@ def scored(
 
 
 def _require(
-    found: Scores, path: Path, strategy: Strategy, aggregate: tuple[Aggregate, Aggregate]
+    found: Scores,
+    path: Path,
+    strategy: Strategy,
+    aggregate: tuple[Aggregate, Aggregate],
+    seed: int,
 ) -> None:
     wanted = " ".join(aggregate) if found.aggregate else ""
     for what, is_, asked in (
         ("strategy", found.strategy, strategy),
         ("aggregate", found.aggregate, wanted),
+        ("seed", found.seed, seed if strategy == "random" else 0),
     ):
         if is_ != asked:
             raise UsageError(

@@ -189,6 +189,8 @@ class Grid:
             "heads": 4.0,
             "groups": 4.0,
         }
+        if self.family.width == self.family.expert_width:
+            del weights["neurons"]  # which are the experts' own
         gone = {
             name: np.log(getattr(before, name) / values[name])
             for name in weights

@@ -109,7 +109,10 @@ class Target:
         return Latency(model, family, multiple=multiple, axes=axes, dtype=self.types.timed)
 
     def whole(self, cost: Cost, model: PreTrainedModel, family: Family) -> float:
-        """What the model itself takes, in the budget's unit; bytes in the type that it is in."""
+        """What the model itself takes, in the budget's unit; bytes in the type that it is in, and
+        of latency what was measured."""
+        if isinstance(cost, Latency):
+            return cost.own
         before = Sizes.of(model.config, family)
         if isinstance(cost, Budget) and cost.measure == "bytes":
             cost = Budget(model, family, "bytes")

@@ -22,6 +22,7 @@ from nexus.tokenizers import (
     real_vocabulary,
     shared_vocabulary,
     template_difference,
+    with_end,
 )
 
 WORKSPACE = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
@@ -292,3 +293,12 @@ def test_the_first_difference_of_templates_is_shown() -> None:
 
 def load(folder: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(ModelSource(model=str(folder)), folder)
+
+
+def test_documents_of_an_encoder_end_with_its_separator() -> None:
+    """To see it fail: in with_end, give the tokenizer back as it is."""
+    encoders = runpy.run_path(str(Path(__file__).with_name("encoders.py")))
+    tokenizer = encoders["tokenizer"]()
+    assert with_end(tokenizer).eos_token_id == tokenizer.sep_token_id
+    assert tokenizer.eos_token is None
+    assert with_end(with_end(tokenizer)).eos_token == "[SEP]"

@@ -63,6 +63,8 @@ def test_a_run_ends_in_a_student_with_its_own_tokenizer(
         assert ours[name]["value"] == pytest.approx(theirs[name]["value"], rel=1e-3, abs=1e-9)
     notices = " ".join(told_of(done.path / "environment.json")["notices"])
     assert "the teacher renormalised to these" in notices and "Bits per byte" in notices
+    assert "Proved of tokenizer and teacher: " in notices
+    assert "with fewer tokens it has as many parameters as they say" in notices
     checked = {one["name"]: one for one in told_of(done.path / "check.json")["proofs"]}
     better = checked["the teacher predicts held-out text better than the untrained student"]
     assert ("is the teacher itself" in better["detail"]) == ("target" not in student)

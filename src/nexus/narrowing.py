@@ -99,7 +99,10 @@ def described(vocabulary: Vocabulary, result: Narrow) -> str:
     )
     if heldout is not None:
         told += f"; of the held-out text {heldout.share:.2%}, in {heldout.longer:.2%} more tokens"
+    findings = (*vocabulary.findings, *result.findings)
+    proved = "; ".join(proof.name for proof in findings if proof.outcome == "proved")
     return (
-        f"{told}. Bits per byte can be compared with those of any other tokenizer, nats and "
+        f"{told}. Proved of tokenizer and teacher: {proved}. "
+        "Bits per byte can be compared with those of any other tokenizer, nats and "
         "perplexity per token only with this one."
     )

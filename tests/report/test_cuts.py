@@ -36,7 +36,7 @@ def test_a_search_is_a_table_of_shapes_by_rung() -> None:
 
 def test_proofs_that_worry_stand_apart_and_the_target_is_said() -> None:
     target = {
-        "budget": "latency", "unit": "ms per token", "wanted": 5.0, "taken": 5.5, "whole": 9.0
+        "budget": "latency", "unit": "ms per token", "wanted": 5.0, "taken": 5.5, "whole": 9
     }  # fmt: skip
     proofs = (
         Proof(group="pruning", name="in another order it is the same model", outcome="proved"),

@@ -95,7 +95,14 @@ def _same(told: Tensor, again: PreTrainedModel) -> Proof:
             f"Pruning proved wrong: {NAME}: they differ by {difference:.2g}. Report this with the "
             "model's configuration"
         )
-    return Proof(group="pruning", name=NAME, outcome="proved", value=difference, limit=limit)
+    return Proof(
+        group="pruning",
+        name=NAME,
+        outcome="proved",
+        value=difference,
+        limit=limit,
+        detail=f"largest difference of logits {difference:.2g}",
+    )
 
 
 def _read(model: PreTrainedModel, folder: str) -> PreTrainedModel:

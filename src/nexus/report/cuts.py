@@ -122,11 +122,15 @@ def _stability(spearman: Sequence[Mapping[str, Any]]) -> str:
         after, last = (one.get(name) for name in ("next", "last"))
         if after is None:
             continue
-        said += f" The order of column {number} and of the next: Spearman {plain(after)}"
+        said += f" The order of column {number} and of the next: Spearman {_correlation(after)}"
         is_next_last = number == len(spearman)
-        said += "." if is_next_last or last is None else f"; of the last: {plain(last)}."
+        said += "." if is_next_last or last is None else f"; of the last: {_correlation(last)}."
     return f"{said} Over the shapes that both columns have; of two shapes it is 1 or −1."
 
 
-def _amount(value: float) -> str:
+def _correlation(value: int | float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _amount(value: int | float) -> str:
     return short_count(value) if value >= 1e3 else plain(value)

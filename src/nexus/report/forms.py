@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nexus.report.words import Cell, cell, plain, short_count, size_on_disk
-from nexus.results import Estimate, Evaluation, Form
+from nexus.results import Estimate, Evaluation, Form, Speed
 
 KL = "forward_kl"
 LABELS = {
@@ -120,19 +120,29 @@ def _note(evaluation: Evaluation) -> str:
         "taught a stage; what lies between two rows is paired by document. Memory is that of "
         "loading and decoding alone, at the first batch size, as speed is."
     )
+    timed = {stage.name: stage.speed for stage in evaluation.stages if stage.speed}
+    if timed:
+        said += " Each was timed in turns with the teacher, at a moment of its own:"
+        ends = {evaluation.stages[-1].name: evaluation.speed}
+        paired = [f"{name} {_times(speed)}" for name, speed in {**timed, **ends}.items() if speed]
+        said += f" {', '.join(paired)}."
     few = evaluation.quantized
     if few and few.speed and few.speed.teacher:
-        ratios = [
-            f"{cell(few.speed.speedup[name]).value} as fast {what}"
-            for name, what in (("prefill", "in reading"), ("decode", "in writing"))
-            if name in few.speed.speedup
-        ]
-        if ratios:
-            held = few.speed.teacher.dtype
-            said += f" In few bits it is {' and '.join(ratios)} as the student in {held}."
+        said += f" In few bits it is {_times(few.speed)} as the student in "
+        said += f"{few.speed.teacher.dtype}, timed in turns."
     if all(form.decode is None for form in evaluation.forms):
         said += " Speed and memory were not measured."
     return said
+
+
+def _times(speed: Speed) -> str:
+    """How many times as fast as the model that it was timed in turns with."""
+    ratios = [
+        f"{cell(speed.speedup[name]).value} as fast in {what}"
+        for name, what in (("prefill", "reading"), ("decode", "writing"))
+        if name in speed.speedup
+    ]
+    return " and ".join(ratios)
 
 
 def _amount(difference: Estimate, is_gain: bool) -> str:

@@ -110,9 +110,8 @@ class MinitronPruner:
             UsageError: for an unknown strategy or budget, or data that cannot be used.
         """
         self.teacher, self.dtype = teacher, dtype
-        self.target = _target(target_params, target, budget, vocabulary, shape)
-        if self.target is not None:
-            self.target = self.target.saved_in(dtype)
+        asked = _target(target_params, target, budget, vocabulary, shape)
+        self.target = asked and asked.saved_in(dtype)
         self.shape = cast(dict[Axis, int], dict(shape)) if shape else None
         self.plan = Plan(
             _strategy(pruning_strategy), aggregates_named(aggregate),
@@ -127,10 +126,7 @@ class MinitronPruner:
         self.narrowed: Narrowed | None = None
         """The teacher with the student's tokens, which its distribution is renormalised to, and
         their tokenizer (`narrowed.vocabulary.tokenizer`); only where `vocabulary` is given."""
-        if vocabulary is not None and (calibration_data is None or tokenizer is None):
-            raise UsageError(
-                "vocabulary keeps what a text uses: pass calibration_data= and tokenizer="
-            )
+        _require_text(vocabulary, calibration_data, tokenizer)
         self._data, self._tokenizer, self._vocabulary = calibration_data, tokenizer, vocabulary
         self._batches = (
             None
@@ -208,6 +204,11 @@ def _strategy(name: str) -> Strategy:
     if name not in known:
         raise UsageError(f"pruning_strategy '{name}' is unknown{nearest(name, known)}")
     return cast(Strategy, "activation" if name == IMPORTANCE else name)
+
+
+def _require_text(vocabulary: HowMany | None, *given: Any) -> None:
+    if vocabulary is not None and any(one is None for one in given):
+        raise UsageError("vocabulary keeps what a text uses: pass calibration_data= and tokenizer=")
 
 
 def _tokens(count: int) -> int:

@@ -13,7 +13,7 @@ import torch
 
 from nexus import exports
 from nexus.errors import UsageError
-from nexus.exports import Exported, export
+from nexus.exports import _RUNTIMES, FORMATS, Exported, export
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
 
@@ -21,31 +21,37 @@ SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def installed() -> None:
-    for name in ("openvino", "nncf"):
-        if find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
+@pytest.fixture(scope="module", params=FORMATS)
+def to(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    for needed in _RUNTIMES[name].NEEDED:
+        if find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed")
+    return name
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, installed: None) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("model")
     SMALL["save"](path, SMALL["make_model"](layers=2, seed=1))
     return path
 
 
 @pytest.fixture(scope="module")
-def halved(folder: Path) -> Path:
-    out = folder.parent / "halved"
-    export(folder, out, bits=16, seconds=0.5)
+def halved(folder: Path, to: str) -> Path:
+    out = folder.parent / f"halved-{to}"
+    export(folder, out, to=to, bits=16, seconds=0.5)
     return out
 
 
-def own_logits(ids: torch.Tensor, *, half: bool) -> torch.Tensor:
+def own_logits(ids: torch.Tensor, *, half: str | None = None) -> torch.Tensor:
+    """The model's, of weights as the format that is named has them at 16 bits."""
     model = SMALL["make_model"](layers=2, seed=1).eval()
-    if half:
+    if half == "openvino":
         model = model.half().float()
+    elif half == "onnx":  # which keeps vectors as they are, those of positions among them
+        for weight in model.parameters():
+            weight.data = weight.data.half().float() if weight.dim() > 1 else weight.data
     with torch.no_grad():
         logits: torch.Tensor = model(ids).logits
     return logits
@@ -55,9 +61,9 @@ def ids(length: int = 24) -> torch.Tensor:
     return torch.randint(259, (2, length), generator=torch.Generator().manual_seed(5))
 
 
-def test_sixteen_bits_are_the_model_in_float16(halved: Path) -> None:
+def test_sixteen_bits_are_the_model_in_float16(halved: Path, to: str) -> None:
     found = Exported(halved, exact=True).read(ids())
-    torch.testing.assert_close(found, own_logits(ids(), half=True), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, own_logits(ids(), half=to), atol=1e-4, rtol=1e-4)
 
 
 def test_text_in_parts_is_text(halved: Path) -> None:
@@ -79,13 +85,17 @@ def test_it_writes_what_the_model_writes(halved: Path) -> None:
     assert torch.equal(Exported(halved, exact=True).generate(prompt, 8), expected[:, 6:])
 
 
-def test_four_bits_round_layers_and_tell_which_they_did_not(folder: Path, tmp_path: Path) -> None:
-    facts: dict[str, Any] = export(folder, tmp_path / "four", bits=4, group_size=32, seconds=0.5)
-    assert facts["weights"] == {"i4": 14, "u8": 2}
+def test_four_bits_round_layers_and_tell_which_they_did_not(
+    folder: Path, tmp_path: Path, to: str
+) -> None:
+    facts: dict[str, Any] = export(
+        folder, tmp_path / "four", to=to, bits=4, group_size=32, seconds=0.5
+    )
+    assert facts["weights"] == {"i4" if to == "openvino" else "u4": 14, "u8": 2}
     assert facts["wider"] == {"model.embed_tokens": "u8", "lm_head": "u8"}
     assert json.loads((tmp_path / "four" / "export.json").read_text()) == facts
     found = Exported(tmp_path / "four", exact=True).read(ids())
-    own = own_logits(ids(), half=False)
+    own = own_logits(ids())
     away = float((found - own).norm() / own.norm())
     # Of a group of 32 normal weights the largest is about 2.1 σ: steps of σ/3.5, errors of σ/12.
     assert 0.02 < away < 0.6
@@ -108,13 +118,24 @@ def test_it_is_measured_beside_the_model_on_heldout_text(folder: Path, tmp_path:
     assert decode["model_dtype"] == "float32" and decode["threads"] == torch.get_num_threads()
 
 
+def test_eight_bits_lie_between_sixteen_and_four(folder: Path, tmp_path: Path, to: str) -> None:
+    facts = export(folder, tmp_path / "eight", to=to, bits=8, seconds=0.5)
+    assert facts["weights"] == ({"u8": 16} if to == "openvino" else {"u8": 15, "f16": 1})
+    found = Exported(tmp_path / "eight", exact=True).read(ids())
+    own = own_logits(ids())
+    # A row's largest of 64 normal weights is about 2.4 σ: steps of σ/53, errors of σ/180 a layer.
+    assert 0.0005 < float((found - own).norm() / own.norm()) < 0.06
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"to": "onnx"}, "--to is onnx: choose openvino"),
+        ({"to": "gguf"}, "--to is gguf: choose openvino, onnx"),
         ({"bits": 5}, "--bits is 5: choose 16, 8, 4"),
         ({"bits": 8, "group_size": 32}, "--group-size goes with --bits 4"),
         ({"bits": 4, "group_size": 0}, "--group-size is 0: choose 32, 64 or 128"),
+        ({"to": "onnx", "bits": 16, "group_size": 32}, "--group-size goes with --bits 8 or 4"),
+        ({"to": "onnx", "group_size": 48}, "--group-size is 48: choose 16, 32, 64, 128 or 256"),
     ],
 )
 def test_a_mistake_is_told_before_anything_loads(
@@ -135,19 +156,31 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for asked in (lambda: export("absent", tmp_path / "out"), lambda: Exported(tmp_path)):
         with pytest.raises(UsageError, match=r"pip install 'nexus-distillation\[openvino\]'"):
             asked()
+    (tmp_path / "model.onnx").touch()
+    for asked in (
+        lambda: export("absent", tmp_path / "out", to="onnx"),
+        lambda: Exported(tmp_path),
+    ):
+        with pytest.raises(UsageError, match=r"pip install 'nexus-distillation\[onnx\]'"):
+            asked()
 
 
-def test_a_folder_of_something_else_is_named(installed: None, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="it lacks openvino_model.xml"):
+def test_a_folder_of_something_else_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "find_spec", lambda name: name)
+    with pytest.raises(UsageError, match="it lacks openvino_model.xml and model.onnx"):
         Exported(tmp_path)
 
 
+@pytest.mark.skipif(find_spec("nncf") is None, reason="OpenVINO is not installed")
 def test_groups_that_no_row_is_made_of_are_refused(folder: Path, tmp_path: Path) -> None:
     said = "--group-size is 48, and the layers' rows are 32, 64 long: choose a divisor, 32 at most"
     with pytest.raises(UsageError, match=said):
         export(folder, tmp_path / "out", bits=4, group_size=48)
 
 
+@pytest.mark.skipif(find_spec("nncf") is None, reason="OpenVINO is not installed")
 def test_rows_that_do_not_come_out_even_stay_and_are_named(folder: Path, tmp_path: Path) -> None:
     facts = export(folder, tmp_path / "out", bits=4, group_size=64, seconds=0.5)
     assert facts["weights"]["i4"] == 2  # of two layers, what leads down from 64 neurons

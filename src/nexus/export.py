@@ -28,9 +28,10 @@ def export(
     Args:
         model: A folder, a name on the hub or a GGUF file.
         out: Where to; must be empty or not exist.
-        to: The format: openvino.
+        to: The format: openvino or onnx.
         bits: 16, 8 or 4. At four, embedding and head have eight.
-        group_size: How many neighbours along a row share a scale at four bits; 64 unless given.
+        group_size: How many neighbours along a row share a scale at four bits, and at eight for
+            ONNX; 64 unless given.
         heldout: Text to compare the export and the model on: JSONL, parquet or a data set's
             directory. Unless given, the model writes some itself.
         json: Print one JSON object instead of lines.

@@ -1,7 +1,7 @@
 """Models in formats of other runtimes, which read and write faster on a CPU than PyTorch does.
 
-Conversion is that of transformers' own exporter, rounding that of NNCF. One graph with its cache
-inside both reads a prompt and continues it.
+Conversion is that of transformers' own exporter, rounding that of NNCF and of ONNX Runtime. One
+graph both reads a prompt and continues it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nexus import durable
+from nexus import durable, onnx_runtime, openvino_runtime
 from nexus.candidates import candidate
 from nexus.data.texts import Texts, texts
 from nexus.errors import NexusError, UsageError
@@ -35,15 +35,15 @@ from nexus.hub import load_model
 from nexus.quantization.quantize import refuse_quantized
 from nexus.window import context_limit
 
-FORMATS = ("openvino",)
+FORMATS = ("openvino", "onnx")
 BITS = (16, 8, 4)
 GROUP = 64
-"""Neighbours along a row that share a scale at four bits."""
+"""Neighbours along a row that share a scale."""
 FACTS = "export.json"
 TOLERANCE = 0.02
 """How far logits at 16 bits may lie from the model's own, as a share of the largest of them."""
 
-_NEEDED = ("openvino", "nncf")
+_RUNTIMES = {"openvino": openvino_runtime, "onnx": onnx_runtime}
 _PROBE, _PROBE_ROWS = 8, 2
 
 
@@ -57,7 +57,7 @@ def export(
     heldout: Sequence[str] = (),
     seconds: float = 10.0,
 ) -> dict[str, Any]:
-    """Write a folder that OpenVINO runs: the graph, the tokenizer, and export.json.
+    """Write a folder that another runtime runs: the graph, the tokenizer, and export.json.
 
     Sixteen bits halve what float32 takes; the other two are for weights only, and the embedding
     and the head are rounded to eight where the rest has four. What is written is loaded again and
@@ -67,9 +67,10 @@ def export(
     Args:
         model: a folder, a name on the hub or a GGUF file.
         out: where to; must be empty or not exist.
-        to: the format.
+        to: the format, openvino or onnx.
         bits: 16, 8 or 4.
-        group_size: at four bits, how many neighbours along a row share a scale.
+        group_size: how many neighbours along a row share a scale, where they do: at four bits, and
+            at eight for ONNX Runtime.
         heldout: files of text to compare on; unless given, the model writes some itself.
         seconds: how long both are timed.
 
@@ -88,12 +89,12 @@ def export(
     loaded.requires_grad_(False)
     cast(Any, loaded).eval()
     refuse_quantized(loaded)
-    if bits == 4:
+    if bits == 4 and to == "openvino":
         _refuse_group(loaded, group_size or GROUP)
     read = _heldout(heldout, tokenizer, loaded) if heldout else None
     begin = time.perf_counter()
     with _untold():
-        exported = _converted(loaded, bits, group_size or GROUP)
+        exported = _RUNTIMES[to].convert(*_decoding(loaded), bits, group_size or GROUP)
     out.parent.mkdir(parents=True, exist_ok=True)
     with durable.directory(out) as aside:
         exported.save_pretrained(aside)
@@ -102,8 +103,8 @@ def export(
             "model": str(model),
             "format": to,
             "bits": bits,
-            "group_size": (group_size or GROUP) if bits == 4 else None,
-            **_layers(exported.program, bits, _names(loaded)),
+            "group_size": (group_size or GROUP) if bits in _RUNTIMES[to].GROUPED else None,
+            **_RUNTIMES[to].layers(exported.program, bits, loaded, _probe(loaded)),
             "bytes": sum(file.stat().st_size for file in aside.iterdir()),
             "largest_difference": _checked(loaded, Exported(aside, exact=True), bits),
             "seconds": round(time.perf_counter() - begin, 1),
@@ -133,27 +134,20 @@ class Exported:
     """
 
     def __init__(self, folder: Path, threads: int | None = None, exact: bool = False) -> None:
-        _require_installed()
-        if not (folder / "openvino_model.xml").is_file():
+        to = next((to for to, of in _RUNTIMES.items() if (folder / of.FILE).is_file()), None)
+        _require_installed(to or FORMATS[0])
+        if to is None:
+            files = " and ".join(of.FILE for of in _RUNTIMES.values())
             raise UsageError(
-                f"{folder} is no exported model: it lacks openvino_model.xml. "
+                f"{folder} is no exported model: it lacks {files}. "
                 "Write one with nexus export MODEL --out DIR"
             )
-        openvino = import_module("openvino")
-        asked: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            asked["INFERENCE_NUM_THREADS"] = threads
-        if exact:
-            asked |= dict.fromkeys(("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION"), "f32")
-            asked["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
-        compiled = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", asked)
-        self._inputs = {name for port in compiled.inputs for name in port.get_names()}
-        self._request = compiled.create_infer_request()
+        self._session = _RUNTIMES[to].Session(folder, threads, exact)
         self._read = 0
 
     def forget(self) -> None:
         """Begin a new text."""
-        self._request.reset_state()
+        self._session.forget()
         self._read = 0
 
     def read(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocabulary"]:
@@ -169,9 +163,9 @@ class Exported:
             "cache_position": np.arange(self._read, self._read + new),
             "beam_idx": np.arange(rows, dtype=np.int32),
         }
-        self._request.infer({name: known[name] for name in self._inputs if name in known})
+        logits = self._session.run(known)
         self._read += new
-        return torch.from_numpy(self._request.get_tensor("logits").data.copy())
+        return torch.from_numpy(logits)
 
     def generate(
         self, ids: Int[Tensor, "batch prompt"], new_tokens: int
@@ -189,13 +183,20 @@ def _refuse(out: Path, to: str, bits: int, group_size: int | None) -> None:
         raise UsageError(f"--to is {to}: choose {', '.join(FORMATS)}")
     if bits not in BITS:
         raise UsageError(f"--bits is {bits}: choose {', '.join(map(str, BITS))}")
-    if group_size is not None and bits != 4:
-        raise UsageError(f"--group-size goes with --bits 4, and --bits is {bits}: leave it out")
-    if group_size is not None and group_size < 1:
-        raise UsageError(f"--group-size is {group_size}: choose 32, 64 or 128")
+    grouped, groups = _RUNTIMES[to].GROUPED, _RUNTIMES[to].GROUPS
+    if group_size is not None and bits not in grouped:
+        raise UsageError(
+            f"--group-size goes with --bits {' or '.join(map(str, grouped))}, "
+            f"and --bits is {bits}: leave it out"
+        )
+    if group_size is not None and (group_size < 1 or group_size not in (groups or (group_size,))):
+        *most, last = groups or (32, 64, 128)
+        raise UsageError(
+            f"--group-size is {group_size}: choose {', '.join(map(str, most))} or {last}"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out} is there and not empty. Choose another directory")
-    _require_installed()
+    _require_installed(to)
 
 
 def _refuse_group(model: PreTrainedModel, group_size: int) -> None:
@@ -213,40 +214,24 @@ def _refuse_group(model: PreTrainedModel, group_size: int) -> None:
         )
 
 
-def _require_installed() -> None:
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+def _require_installed(to: str) -> None:
+    missing = [name for name in _RUNTIMES[to].NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"OpenVINO exports need {' and '.join(missing)}: "
-            "pip install 'nexus-distillation[openvino]'"
+            f"{_RUNTIMES[to].NAME} exports need {' and '.join(missing)}: "
+            f"pip install 'nexus-distillation[{to}]'"
         )
 
 
-def _converted(model: PreTrainedModel, bits: int, group_size: int) -> Any:
-    """The graph that takes any number of tokens after any number of earlier ones."""
-    exporters = import_module("transformers.exporters")
-    quantizer = None
-    if bits < 16:
-        nncf = import_module("nncf")
-        modes, compression = nncf.CompressWeightsMode, exporters.NNCFWeightCompressionConfig
-        # Layers whose rows do not come out even stay as they are, and `_layers` names them.
-        uneven = nncf.AdvancedCompressionParameters(
-            group_size_fallback_mode=nncf.GroupSizeFallbackMode.IGNORE
-        )
-        quantizer = exporters.NNCFOpenVINOQuantizer(
-            compression(mode=modes.INT8_ASYM)
-            if bits == 8
-            else compression(
-                mode=modes.INT4_SYM, group_size=group_size, ratio=1.0, advanced_parameters=uneven
-            )
-        )
-    half = bits == 16
-    config = exporters.OpenVINOConfig(dynamic=True, quantizer=quantizer, compress_to_fp16=half)
+def _decoding(model: PreTrainedModel) -> tuple[nn.Module, dict[str, Any]]:
+    """What reads any number of tokens after any number of others, and what to trace it with."""
     ids = _probe(model)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     parting = import_module("transformers.exporters.utils").decompose_for_generation
-    parts = parting(model, inputs, multi_token_decode=True)
-    return exporters.OpenVINOExporter().export(*parts["decode"], config)
+    found: tuple[nn.Module, dict[str, Any]] = parting(model, inputs, multi_token_decode=True)[
+        "decode"
+    ]
+    return found
 
 
 def _probe(model: PreTrainedModel) -> Int[Tensor, "rows tokens"]:
@@ -280,64 +265,6 @@ def _checked(model: PreTrainedModel, exported: Exported, bits: int) -> float:
     return away
 
 
-def _names(model: PreTrainedModel) -> dict[str, str]:
-    """What the graph calls the layers, which it numbers in the order of their calls."""
-    names: dict[str, str] = {}
-    counts: dict[type[nn.Module], int] = {nn.Linear: 0, nn.Embedding: 0}
-    words: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Embedding: "embedding"}
-
-    def note(name: str, kind: type[nn.Module]) -> Callable[..., None]:
-        def called(*_: Any) -> None:
-            names[f"{words[kind]}_{counts[kind]}"] = name
-            counts[kind] += 1
-
-        return called
-
-    hooks = [
-        module.register_forward_hook(note(name, kind))
-        for name, module in model.named_modules()
-        for kind in words
-        if isinstance(module, kind)
-    ]
-    with torch.no_grad():
-        model(input_ids=_probe(model))
-    for hook in hooks:
-        hook.remove()
-    return names
-
-
-def _layers(program: Any, bits: int, names: dict[str, str]) -> dict[str, Any]:
-    """How many weights have so many bits, and the names of all that have more than asked for."""
-    counts: dict[str, int] = {}
-    wider: dict[str, str] = {}
-    for node in program.get_ordered_ops():
-        if node.get_type_name() not in ("MatMul", "Gather"):
-            continue
-        for port in node.inputs():
-            weight = _weight(port.get_source_output().get_node())
-            if weight is None:
-                continue
-            kind = weight.get_output_element_type(0)
-            matrix = sum(size > 1 for size in weight.get_output_shape(0)) > 1
-            if not matrix or (kind.is_integral() and kind.bitwidth > 8):
-                continue
-            counts[kind.get_type_name()] = counts.get(kind.get_type_name(), 0) + 1
-            if kind.bitwidth > bits:
-                name = node.get_friendly_name().split("/")[0]
-                wider[names.get(name, name)] = kind.get_type_name()
-    return {"weights": counts, "wider": wider}
-
-
-_PASSED = ("Convert", "Multiply", "Subtract", "Reshape", "Transpose")
-
-
-def _weight(node: Any) -> Any:
-    """The constant that a product of a layer is made from, or none."""
-    while node.get_type_name() in _PASSED:
-        node = node.input_value(0).get_node()
-    return node if node.get_type_name() == "Constant" else None
-
-
 @contextmanager
 def _untold() -> Iterator[None]:
     """Neither words about tested versions nor messages to the makers of the libraries.
@@ -345,7 +272,9 @@ def _untold() -> Iterator[None]:
     Both OpenVINO's converter and NNCF report uses to their makers, except where CI is set.
     """
     before = os.environ.get("CI")
-    quiet = [logging.getLogger(name) for name in ("transformers", "nncf", "torch.export")]
+    quiet = [
+        logging.getLogger(name) for name in ("transformers", "nncf", "torch.export", "torch.onnx")
+    ]
     levels = [logger.level for logger in quiet]
     os.environ["CI"] = "true"
     try:

@@ -15,9 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nexus.errors import UsageError
 from nexus.evaluating import evaluate
 from nexus.examination import Request
+from nexus.hub import load_config, load_tokenizer
 from nexus.kernels.lm_head import head_rows
+from nexus.narrowing import fewer_tokens
 from nexus.pipeline import run
 from nexus.recipe.load import load as load_recipe
+from nexus.rundir import RunDirectory
+from nexus.scene import load_batches
+from nexus.training.parallel import Parallel
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
 CUTS: list[dict[str, Any]] = [
@@ -94,6 +99,28 @@ def test_a_later_stage_cannot_cut_the_vocabulary(tmp_path: Path) -> None:
     stages = [{"name": "one", **stage}, {"name": "two", "student": later, **stage}]
     with pytest.raises(UsageError, match=r"'two': student\.vocabulary is cut once"):
         type(recipe).parse(dumped | {"stages": stages})
+
+
+def test_what_generation_names_is_kept(tmp_path: Path) -> None:
+    """As the second word that ends a text, which the model's own configuration may not know.
+
+    To see it fail: in narrowing.fewer_tokens, leave `writes` out.
+    """
+    recipe = recipe_of(tmp_path, vocabulary=300)
+
+    def kept() -> set[int]:
+        config = load_config(recipe.teacher, tmp_path)
+        tokenizer = load_tokenizer(recipe.teacher, tmp_path)
+        directory = RunDirectory(tmp_path / "run")
+        text = (recipe, recipe.all_stages[0], tmp_path, tokenizer, None, Parallel(), directory)
+        found = fewer_tokens(recipe, config, tokenizer, load_batches(*text), tmp_path)
+        return set(found.ids.tolist()) if found else set()
+
+    rare = max(set(range(400)) - kept())
+    file = tmp_path / "teacher" / "generation_config.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps(said | {"eos_token_id": [said["eos_token_id"], rare]}))
+    assert rare in kept()
 
 
 def test_what_cannot_be_cut_is_refused_before_weights_are_loaded(tmp_path: Path) -> None:

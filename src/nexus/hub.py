@@ -22,6 +22,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -53,6 +54,7 @@ Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 _log = logging.getLogger(__name__)
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
+_GENERATION = "generation_config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -156,6 +158,12 @@ def load_config(source: ModelSource, folder: Path, *, encoders: bool = False) ->
     config = _config(source, _inspected(source, folder))
     _loader(source, config, encoders)
     return config
+
+
+def load_generation(source: ModelSource, folder: Path) -> GenerationConfig | None:
+    """How a model writes, if that was saved with it."""
+    where = Path(_inspected(source, folder))
+    return GenerationConfig.from_pretrained(where) if (where / _GENERATION).is_file() else None
 
 
 def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase:

@@ -8,11 +8,13 @@ renormalised, so that the student learns from exactly that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nexus.data.loader import Batches
 from nexus.evaluation.size import size
+from nexus.hub import load_generation
 from nexus.pruning.corpus import vocabulary_of
 from nexus.pruning.narrow import Narrow, narrow
 from nexus.pruning.token_ids import named_ids
@@ -26,7 +28,12 @@ STREAMED = 2_000_000
 
 
 def fewer_tokens(
-    recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, batches: Batches
+    recipe: Recipe,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: Batches,
+    folder: Path,
+    teacher: PreTrainedModel | None = None,
 ) -> Vocabulary | None:
     """The tokens that a run keeps: those of its training text. Nothing if it keeps all.
 
@@ -35,6 +42,8 @@ def fewer_tokens(
         config: the teacher's.
         tokenizer: the teacher's.
         batches: the data, tokenised with it.
+        folder: of the recipe.
+        teacher: where it is in memory; else how it writes, which names tokens, too, is read.
 
     Raises:
         UsageError: The tokenizer cannot be cut, or not to this.
@@ -42,11 +51,12 @@ def fewer_tokens(
     student = recipe.student
     if not isinstance(student, Pruned) or student.vocabulary is None:
         return None
+    writes = teacher.generation_config if teacher else load_generation(recipe.teacher, folder)
     return vocabulary_of(
         tokenizer,
         batches.documents(STREAMED),
         student.vocabulary,
-        named=named_ids(config),
+        named=named_ids(config) | (named_ids(writes) if writes else set()),
         heldout=batches.heldout_documents,
         multiple=student.multiple,
     )

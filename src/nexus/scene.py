@@ -179,7 +179,8 @@ def read_text(
     require_calibration(recipe, batches, given=given)
     if given:
         return tokenizer, batches, None
-    fewer = fewer_tokens(recipe, config, tokenizer, batches)
+    there = models.teacher if models else None
+    fewer = fewer_tokens(recipe, config, tokenizer, batches, folder, there)
     if fewer is None:
         return tokenizer, batches, None
     say(f"tokenising data again, with {len(fewer.ids):,} tokens")

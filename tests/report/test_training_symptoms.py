@@ -97,6 +97,23 @@ def test_held_out_points_overrule_training_text(run: Path) -> None:
     assert rules.still_falling(replace(healthy(run), steps=known)) is None
 
 
+@pytest.mark.parametrize(("fall", "falls"), [(0.001, False), (0.01, True)])
+def test_a_run_that_learns_from_text_alone_has_held_out_points_only(
+    run: Path, fall: float, falls: bool
+) -> None:
+    """To see it fail: in training_symptoms._late_looks, count the steps with a KL."""
+    known = [
+        {"stage": "train", "step": step, "loss": 2.0 - fall * step}
+        | ({"heldout_kl": 2.0 - fall * step} if step % 12 == 0 else {})
+        for step in range(1, 101)
+    ]
+    files = replace(healthy(run), steps=known)
+    for rule in rules.RULES:
+        found = rule(files)
+        assert found is None or (falls and rule is rules.still_falling)
+    assert (rules.still_falling(files) is not None) is falls
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_noise_alone_is_not_falling(run: Path, seed: int) -> None:
     draw = random.Random(seed)

@@ -58,7 +58,7 @@ def still_falling(files: RunFiles) -> Symptom | None:
     FALLING, since every curve falls a little for ever, and be STILL at it.
     """
     trained = _last_stage(files, "kl")
-    late = _late_looks(files, len(trained))
+    late = _late_looks(files)
     where = "held-out text" if late else "training text"
     late = late or _late_means(trained)
     if not late:
@@ -209,18 +209,22 @@ def _training_sources(data: Any) -> Iterable[Mapping[str, Any]]:
             yield facts
 
 
-def _late_looks(files: RunFiles, length: int) -> tuple[float, float, float] | None:
-    """Held-out KL a quarter of the stage before its last point and there, and its pace."""
+def _late_looks(files: RunFiles) -> tuple[float, float, float] | None:
+    """Held-out KL a quarter of the stage before its last point and there, and its pace.
+
+    KL on training text may never have been computed, where only the text was learnt from.
+    """
     stage = files.steps[-1].get("stage") if files.steps else None
+    steps = [step for step in files.steps if step.get("stage") == stage]
     looks = [
         (int(step["step"]), value)
-        for step in files.steps
-        if step.get("stage") == stage and (value := _finite(step.get("heldout_kl"))) is not None
+        for step in steps
+        if (value := _finite(step.get("heldout_kl"))) is not None
     ]
     if len(looks) < FEWEST_LOOKS:
         return None
     end, last = looks[-1]
-    before = [(at, value) for at, value in looks if at <= end - LATE * length]
+    before = [(at, value) for at, value in looks if at <= end - LATE * len(steps)]
     if not before or before[-1] == looks[-2]:
         return None
     (begin, first), (previous, value) = before[-1], looks[-2]

@@ -18,10 +18,9 @@ from nexus.data.texts import Texts
 from nexus.errors import NexusError, UsageError
 from nexus.evaluation.bootstrap import Bootstrap
 from nexus.evaluation.mode import observing
-from nexus.evaluation.speed import median, time_one
+from nexus.evaluation.speed import fitting, in_turns, median, random_prompt, time_one
 from nexus.pruning.own_text import own_text
 from nexus.results import Estimate
-from nexus.window import context_limit
 
 TOKENS = 4_096
 """About how many are compared."""
@@ -132,24 +131,19 @@ def written(
 
     Prompt and continuation get shorter where the model's context is.
     """
-    limit = context_limit(model.config) or prompt_tokens + new_tokens
-    new_tokens = max(1, min(new_tokens, limit // 4))
-    prompt_tokens = max(1, min(prompt_tokens, limit - new_tokens))
-    size = model.config.get_text_config().vocab_size
-    generator = torch.Generator().manual_seed(seed)
-    prompt = torch.randint(size, (1, prompt_tokens), generator=generator)
-    times: list[tuple[float, float]] = []
-    begin, last = time.perf_counter(), 0.0
+    prompt_tokens, new_tokens = fitting([model], prompt_tokens, new_tokens)
+    prompt = random_prompt([model], 1, prompt_tokens, seed)
     with observing(model):
         time_one(model, prompt, 1)
         _time(reader, prompt, 1)
-        while not times or time.perf_counter() - begin + last <= seconds:
-            start = time.perf_counter()
-            times.append(
-                (time_one(model, prompt, new_tokens)[1], _time(reader, prompt, new_tokens))
-            )
-            last = time.perf_counter() - start
-    ours, theirs = np.array(times).T
+        found = in_turns(
+            {
+                "model": lambda: time_one(model, prompt, new_tokens),
+                "runtime": lambda: _time(reader, prompt, new_tokens),
+            },
+            seconds,
+        )
+    ours, theirs = (np.array(found[name])[:, 1] for name in ("model", "runtime"))
     return Written(
         model=median(new_tokens / ours, "tokens/s"),
         runtime=median(new_tokens / theirs, "tokens/s"),
@@ -198,11 +192,12 @@ def _sums(
     return float(kl.sum()), float(agree.sum()), float(ids.numel())
 
 
-def _time(reader: Reader, prompt: Int[Tensor, "1 prompt"], new_tokens: int) -> float:
-    """Seconds for `new_tokens` after the first."""
+def _time(reader: Reader, prompt: Int[Tensor, "1 prompt"], new_tokens: int) -> tuple[float, float]:
+    """Seconds to read the prompt, as of `time_one`, and for `new_tokens` after the first."""
     reader.forget()
-    token = reader.read(prompt)[:, -1:].argmax(-1)
     start = time.perf_counter()
+    token = reader.read(prompt)[:, -1:].argmax(-1)
+    read = time.perf_counter()
     for _ in range(new_tokens):
         token = reader.read(token)[:, -1:].argmax(-1)
-    return time.perf_counter() - start
+    return read - start, time.perf_counter() - read

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ TRIAL_PROMPT = 16
 """Of the batch sizes after the first: what is tried before they are timed, and the least."""
 FEWEST_ROUNDS = 3
 """So many should fit into the time; where they would not, fewer tokens are written a round."""
+
+Timer = Callable[[], tuple[float, float]]
+"""Seconds to read, and to write."""
 
 _NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
@@ -49,10 +53,10 @@ def speed(
     once, or into memory.
     """
     models = {"teacher": teacher, "student": student}
-    prompt_tokens, new_tokens = _fit(list(models.values()), prompt_tokens, new_tokens)
+    prompt_tokens, new_tokens = fitting(list(models.values()), prompt_tokens, new_tokens)
     first, *others = batch_sizes
     with observing(teacher, student):
-        prompt = _prompt(list(models.values()), first, prompt_tokens, seed)
+        prompt = random_prompt(list(models.values()), first, prompt_tokens, seed)
         warm_up = min(WARM_UP_TOKENS, new_tokens)
         trial = [time_one(model, prompt, warm_up) for model in models.values()]
         share = seconds / len(batch_sizes)
@@ -62,7 +66,7 @@ def speed(
         for number, batch in enumerate(others):
             share = (seconds - took) / (len(others) - number)
             begin = time.perf_counter()
-            prompt = _prompt(list(models.values()), batch, prompt_tokens, seed)
+            prompt = random_prompt(list(models.values()), batch, prompt_tokens, seed)
             timed = _time_batch(models, prompt, new_tokens, share, last)
             took += time.perf_counter() - begin
             if isinstance(timed, str):
@@ -138,10 +142,6 @@ class _Rounds:
     decode: dict[str, list[float]] = field(default_factory=dict)
     took: float = 0.0
 
-    @property
-    def count(self) -> int:
-        return len(self.prefill.get("student", []))
-
     def add(self, name: str, prefill: float, decode: float) -> None:
         self.prefill.setdefault(name, []).append(prefill)
         self.decode.setdefault(name, []).append(decode)
@@ -187,16 +187,29 @@ def _time_rounds(
 ) -> _Rounds:
     """At least one round, and as many more as fit into the time."""
     rounds = _Rounds(prompt.shape[0], prompt.shape[1], new_tokens)
-    begin, last = time.perf_counter(), 0.0
-    order = list(models)
-    while not rounds.count or time.perf_counter() - begin + last <= seconds:
-        start = time.perf_counter()
-        for name in order:
-            rounds.add(name, *time_one(models[name], prompt, new_tokens))
-        order.reverse()
-        last = time.perf_counter() - start
+    begin = time.perf_counter()
+    timers = {name: partial(time_one, model, prompt, new_tokens) for name, model in models.items()}
+    for name, times in in_turns(timers, seconds).items():
+        for prefill, decode in times:
+            rounds.add(name, prefill, decode)
     rounds.took = time.perf_counter() - begin
     return rounds
+
+
+def in_turns(timers: Mapping[str, Timer], seconds: float) -> dict[str, list[tuple[float, float]]]:
+    """What each timer gave, a round at a time, the order swapping every round.
+
+    One round whatever it takes; no other starts that would overrun the time.
+    """
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in timers}
+    begin, last, order = time.perf_counter(), 0.0, list(timers)
+    while not all(found.values()) or time.perf_counter() - begin + last <= seconds:
+        start = time.perf_counter()
+        for name in order:
+            found[name].append(timers[name]())
+        order.reverse()
+        last = time.perf_counter() - start
+    return found
 
 
 def median(values: np.ndarray, unit: Unit) -> Estimate:
@@ -249,7 +262,8 @@ def _barrier(device: torch.device) -> Callable[[], None]:
     return lambda: None
 
 
-def _fit(models: list[PreTrainedModel], prompt_tokens: int, new_tokens: int) -> tuple[int, int]:
+def fitting(models: list[PreTrainedModel], prompt_tokens: int, new_tokens: int) -> tuple[int, int]:
+    """Lengths of prompt and continuation, shorter in proportion where a context is shorter."""
     wanted = prompt_tokens + new_tokens
     context = context_limit(*(model.config for model in models)) or wanted
     if wanted <= context:
@@ -258,9 +272,10 @@ def _fit(models: list[PreTrainedModel], prompt_tokens: int, new_tokens: int) -> 
     return context - new_tokens, new_tokens
 
 
-def _prompt(
+def random_prompt(
     models: list[PreTrainedModel], batch: int, tokens: int, seed: int
 ) -> Int[Tensor, "batch prompt"]:
+    """Tokens that all of them know."""
     vocabulary = min(model.config.get_text_config().vocab_size for model in models)
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(vocabulary, (batch, tokens), generator=generator)

@@ -52,9 +52,10 @@ def norm_factors(
     def add(name: str, centred: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = by_row(first(args, kwargs), inside)[inside].float()
         whole, kept = (_size(one, centred) for one in (stream, stream[:, index]))
+        ratios, none = kept / whole, torch.zeros((), device=whole.device)
         real = whole > 0
-        sums[name] = sums.get(name, torch.zeros(())) + (kept[real] / whole[real]).sum().cpu()
-        counts[name] = counts.get(name, torch.zeros(())) + real.sum().cpu()
+        sums[name] = sums.get(name, none) + ratios.where(real, none.double()).sum()
+        counts[name] = counts.get(name, none) + real.sum()
 
     handles = [
         norm.register_forward_pre_hook(

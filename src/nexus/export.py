@@ -7,6 +7,8 @@ from typing import Any
 
 import tyro
 
+from nexus.prune import say
+
 
 def export(
     model: tyro.conf.Positional[str],
@@ -38,7 +40,7 @@ def export(
     """
     from nexus.exports import export as write
 
-    facts = write(model, out, to=to, bits=bits, group_size=group_size, heldout=heldout)
+    facts = write(model, out, to=to, bits=bits, group_size=group_size, heldout=heldout, say=say)
     if json:
         from json import dumps
 

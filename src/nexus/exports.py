@@ -33,6 +33,7 @@ from nexus.examination import SEQUENCE_LENGTH
 from nexus.examination import source as text_source
 from nexus.hub import load_model
 from nexus.quantization.quantize import refuse_quantized
+from nexus.voice import Say
 from nexus.window import context_limit
 
 FORMATS = ("openvino", "onnx")
@@ -56,6 +57,7 @@ def export(
     group_size: int | None = None,
     heldout: Sequence[str] = (),
     seconds: float = 10.0,
+    say: Say = lambda text: None,
 ) -> dict[str, Any]:
     """Write a folder that another runtime runs: the graph, the tokenizer, and export.json.
 
@@ -73,6 +75,7 @@ def export(
             at eight for ONNX Runtime.
         heldout: files of text to compare on; unless given, the model writes some itself.
         seconds: how long both are timed.
+        say: told in a sentence what begins.
 
     Returns:
         What export.json says: layers by bits, bytes, how far logits lie from the model's, KL and
@@ -85,6 +88,7 @@ def export(
     _refuse(out, to, bits, group_size)
     source = candidate(str(model), "float32")
     tokenizer = source.tokenizer
+    say(f"loading {model}")
     loaded = load_model(source.source, source.folder)  # here: an accelerator has nothing to do
     loaded.requires_grad_(False)
     cast(Any, loaded).eval()
@@ -93,12 +97,14 @@ def export(
         _refuse_group(loaded, group_size or GROUP)
     read = _heldout(heldout, tokenizer, loaded) if heldout else None
     begin = time.perf_counter()
+    say(f"converting to {_RUNTIMES[to].NAME}, which takes minutes for a large model")
     with _untold():
         exported = _RUNTIMES[to].convert(*_decoding(loaded), bits, group_size or GROUP)
     out.parent.mkdir(parents=True, exist_ok=True)
     with durable.directory(out) as aside:
         exported.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+        say("reading it again, and measuring it beside the model")
         facts = {
             "model": str(model),
             "format": to,

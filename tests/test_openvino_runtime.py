@@ -9,25 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nexus.exports import export
 from nexus.openvino_runtime import NEEDED, Session
 
-SMALL = runpy.run_path(str(Path(__file__).with_name("workspace.py")))
+SHARED = runpy.run_path(str(Path(__file__).with_name("exported.py")))
+IDS = SHARED["IDS"]
 
 # What transformers' exporter and the libraries below it warn of is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-IDS = np.arange(16).reshape(2, 8)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for name in NEEDED:
-        pytest.importorskip(name)
-    path: Path = tmp_path_factory.mktemp("model")
-    SMALL["save"](path / "model", SMALL["make_model"](layers=1, seed=2))
-    export(path / "model", path / "out", bits=8)
-    return path / "out"
+    made: Path = SHARED["exported"](tmp_path_factory.mktemp("model"), NEEDED)
+    return made
 
 
 def known(begin: int, end: int) -> dict[str, np.ndarray]:
@@ -41,11 +35,7 @@ def known(begin: int, end: int) -> dict[str, np.ndarray]:
 
 
 def test_it_remembers_until_it_forgets(folder: Path) -> None:
-    session = Session(folder, 1, exact=True)
-    whole = session.run(known(0, 8))
-    session.forget()
-    parts = np.concatenate([session.run(known(0, 5)), session.run(known(5, 8))], axis=1)
-    np.testing.assert_allclose(parts, whole, atol=1e-4, rtol=1e-4)
+    SHARED["remembers"](Session(folder, 1, exact=True), known)
 
 
 def test_layers_are_counted(folder: Path) -> None:

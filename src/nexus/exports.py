@@ -10,9 +10,11 @@ import json
 import logging
 import math
 import os
+import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -273,23 +275,20 @@ def _checked(model: PreTrainedModel, exported: Exported, bits: int) -> float:
 
 @contextmanager
 def _untold() -> Iterator[None]:
-    """Neither words about tested versions nor messages to the makers of the libraries.
+    """Neither words about tested versions nor messages to the makers of the libraries, and how far
+    they are not where results go.
 
     Both OpenVINO's converter and NNCF report uses to their makers, except where CI is set.
     """
-    before = os.environ.get("CI")
-    quiet = [
-        logging.getLogger(name) for name in ("transformers", "nncf", "torch.export", "torch.onnx")
-    ]
-    levels = [logger.level for logger in quiet]
+    before, level = os.environ.get("CI"), logging.root.manager.disable
     os.environ["CI"] = "true"
+    logging.disable(logging.WARNING)  # of any logger: some are called by the path of a file
     try:
-        for logger in quiet:
-            logger.setLevel(logging.ERROR)
-        yield
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
-        for logger, level in zip(quiet, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(level)
         if before is None:
             del os.environ["CI"]
         else:

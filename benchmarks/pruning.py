@@ -33,7 +33,7 @@ from nexus.pruning.depth import evenly_spaced, keep_layers
 from nexus.pruning.depth_search import (
     DEPTH_STRATEGIES,
     Deletions,
-    better_layers,
+    Trials,
     rank_layers,
 )
 from nexus.pruning.families import family_of
@@ -146,7 +146,7 @@ def shallower(
                 left = tuple(sorted(random.Random(0).sample(range(total), total - fewer)))
             case "default":
                 likely = rank_layers(model, calibration, "block_influence", total - fewer)
-                left = better_layers(model, calibration, likely)
+                left = Trials.short(model, calibration).better(likely)
             case "block_influence" | "norm_ratio":
                 left = rank_layers(model, calibration, strategy, total - fewer)
             case _:

@@ -146,3 +146,10 @@ def test_what_was_not_measured_is_absent() -> None:
     assert {(form.decode, form.memory_gib, form.forward_kl) for form in found} == {(None,) * 3}
     assert [form.bytes_on_disk for form in found] == [400, None, 200]
     assert Form.parse(found[0].model_dump(mode="json"), where="forms") == found[0]
+
+
+def test_whoever_learnt_from_the_text_alone_was_not_taught() -> None:
+    task, output = {"kind": "task"}, {"kind": "output"}
+    for terms, taught in (([output], True), ([task, output], True), ([task], False)):
+        *_, trained = forms(recipe(objectives=terms), evaluation())
+        assert (trained.kind, trained.taught) == ("trained", taught)

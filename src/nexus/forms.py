@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from nexus.milestones import needs_teacher
 from nexus.recipe.schema import Recipe
 from nexus.results import (
     Estimate,
@@ -55,7 +56,7 @@ def _single(recipe: Recipe, evaluation: Evaluation) -> Iterator[Form]:
     )  # fmt: skip
     yield Form(
         kind="trained", parameters=student.parameters, bytes_on_disk=student.bytes_on_disk,
-        **_taken(evaluation.speed, "student"),
+        taught=any(map(needs_teacher, recipe.all_stages)), **_taken(evaluation.speed, "student"),
         **_worth(heldout.trained if heldout else None, heldout.change if heldout else {}),
     )  # fmt: skip
 
@@ -74,6 +75,7 @@ def _stages(recipe: Recipe, evaluation: Evaluation) -> Iterator[Form]:
         yield Form(
             kind="trained", **made, bytes_on_disk=stage.bytes_on_disk,
             same_size=number < last and not _is_cut_next(cuts, number),
+            taught=stage.teacher != "none",
             **_taken(timed, "student"), **_worth(stage.ended, stage.change),
         )  # fmt: skip
 

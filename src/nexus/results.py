@@ -267,6 +267,8 @@ class Form(Spec):
     """`cut`: right after it; `untrained`: a student that was not cut, before its first step."""
     stage: str = ""
     """Of a student that becomes smaller from stage to stage."""
+    taught: bool = True
+    """Whether it was trained by a teacher, and not by the text alone."""
     name: str = ""
     """The folder of one in few bits."""
     parameters: int

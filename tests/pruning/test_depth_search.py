@@ -19,7 +19,7 @@ from nexus.pruning import depth_search
 from nexus.pruning.depth import keep_layers
 from nexus.pruning.depth_search import (
     Deletions,
-    better_layers,
+    Trials,
     depth_strategy_named,
     norm_ratio,
     rank_layers,
@@ -110,7 +110,7 @@ class Growing(Deletions):
     """Layers that are missed the more, the more of their neighbours are gone."""
 
     def __init__(self, alone: list[float], together: float) -> None:
-        self.alone, self.together = alone, together
+        self.layers, self.alone, self.together = len(alone), alone, together
         self.asked: list[int] = []
 
     def loss(self, kept: Sequence[int]) -> float:
@@ -131,7 +131,7 @@ def test_of_many_layers_the_one_that_is_missed_least_goes_each_time(
 ) -> None:
     """And later rounds do not try all.
 
-    To see it fail: in depth_search._greedy, let `promising` return nothing once some are tried.
+    To see it fail: in Trials._promising, return nothing once some are tried.
     """
     count = min(count, len(alone))
     deletions = Growing(alone, together)
@@ -140,7 +140,7 @@ def test_of_many_layers_the_one_that_is_missed_least_goes_each_time(
         every = deletions.without(best, [(layer,) for layer in best])
         best = _less(best, min(every, key=lambda gone: (every[gone], gone)))
     deletions.asked.clear()
-    found = depth_search._greedy(deletions, len(alone), count)
+    found = Trials(deletions).singly(count)
     assert deletions.loss(found) == pytest.approx(deletions.loss(best))
     assert not together or found == best
     rounds = len(alone) - count
@@ -154,7 +154,7 @@ def test_what_is_likely_is_kept_unless_a_block_is_clearly_missed_less(
 ) -> None:
     """And the block unless layers that go singly clearly are.
 
-    To see it fail: in depth_search.better_layers, return `likely`, or the block.
+    To see it fail: in depth_search.Trials.better, return `likely`, or the block.
     """
     model, batch = small(num_hidden_layers=5), asked(rows(11, 8))
     blocks = [(2, 3, 4), (0, 3, 4), (0, 1, 4), (0, 1, 2)]
@@ -169,13 +169,13 @@ def test_what_is_likely_is_kept_unless_a_block_is_clearly_missed_less(
     for clearly in (saved - 1e-4, saved + 1e-4):
         monkeypatch.setattr(depth_search, "CLEARLY", clearly)
         best = likely if clearly > saved else singly if more > clearly else block
-        assert better_layers(model, iter([batch]), likely) == best
+        assert Trials.short(model, iter([batch])).better(likely) == best
 
 
 def test_of_a_deep_cut_layers_go_singly_where_no_block_is_idle(small: Small, rows: Rows) -> None:
     """Two that do nothing lie apart, and the text is what the model itself would say.
 
-    To see it fail: in depth_search.better_layers, return the block.
+    To see it fail: in depth_search.Trials.better, return the block.
     """
     model, batch = small(num_hidden_layers=5), asked(rows(11, 8))
     with torch.no_grad():
@@ -188,7 +188,7 @@ def test_of_a_deep_cut_layers_go_singly_where_no_block_is_idle(small: Small, row
         model.get_output_embeddings().weight.mul_(30)  # type: ignore[operator, union-attr]
         said = model(input_ids=batch.input_ids, position_ids=batch.position_ids).logits.argmax(-1)
     batch = replace(batch, targets=torch.where(batch.is_target, said, IGNORED))
-    assert better_layers(model, [batch], (1, 3, 4)) == (0, 2, 4)
+    assert Trials.short(model, [batch]).better((1, 3, 4)) == (0, 2, 4)
 
 
 def test_a_trial_reads_only_as_much_as_it_needs(
@@ -200,7 +200,7 @@ def test_a_trial_reads_only_as_much_as_it_needs(
         yield from (asked(rows(9)), asked(rows(9)))
         raise AssertionError("16 targets were enough")
 
-    better_layers(small(num_hidden_layers=3), text(), (0, 2))
+    Trials.short(small(num_hidden_layers=3), text())
 
 
 def test_norm_ratio_is_the_mean_over_real_tokens(small: Small, rows: Rows) -> None:

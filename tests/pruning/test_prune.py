@@ -13,11 +13,8 @@ import torch
 
 from nexus.batch import Batch
 from nexus.errors import NexusError, UsageError
-from nexus.pruning import depth_search
 from nexus.pruning import prune as module
 from nexus.pruning.budget import Budget
-from nexus.pruning.depth import keep_layers
-from nexus.pruning.depth_search import rank_layers
 from nexus.pruning.families import FAMILIES, family_of
 from nexus.pruning.importance import measure
 from nexus.pruning.prune import another_order, prune
@@ -73,32 +70,6 @@ def test_a_model_cut_to_its_own_size_is_itself(rows: Rows) -> None:
     sizes = Sizes.of(model.config, family_of(model))
     made = prune(model, [rows(9)], sizes=sizes)
     assert torch.equal(logits(made.model), logits(model))
-
-
-@pytest.mark.parametrize("strategy", ["activation", "taylor", "magnitude", "random", "reversed"])
-def test_layers_are_tried_on_the_text_but_for_baselines(
-    monkeypatch: pytest.MonkeyPatch, strategy: Any, rows: Rows
-) -> None:
-    """To see it fail: in prune.LayerChoice, return `likely` always, or never."""
-    monkeypatch.setattr(depth_search, "CLEARLY", 0.0)
-    model, text = tiny("llama", num_hidden_layers=6), [asked(rows(13, 16))]
-    before = Sizes.of(model.config, family_of(model))
-    made = prune(model, text, sizes=replace(before, layers=2), strategy=strategy, repair=False)
-    likely = tuple(made.scores.layers.topk(2).indices.sort().values.tolist())
-    if strategy in ("random", "reversed"):
-        assert made.kept.layers == likely
-        return
-    blocks = [tuple(n for n in range(6) if not at <= n < at + 4) for at in range(3)]
-    singly = rank_layers(model, text, "perplexity", 2)
-    losses = {kept: loss(keep_layers(model, kept), text[0]) for kept in (likely, *blocks, singly)}
-    block = min(blocks, key=lambda kept: losses[kept])
-    tried = (likely,) if losses[likely] < losses[block] else (block, singly)
-    assert made.kept.layers == min(tried, key=lambda kept: losses[kept])
-    alone = prune(
-        model, [], sizes=replace(before, layers=2), scores=made.scores, strategy=strategy,
-        repair=False,
-    )  # fmt: skip
-    assert alone.kept.layers == likely
 
 
 def test_scores_and_layers_serve_any_target(rows: Rows) -> None:

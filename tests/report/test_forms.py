@@ -87,3 +87,14 @@ def test_it_says_that_speed_was_not_measured() -> None:
     unmeasured = Evaluation(forms=(form("teacher"), form("trained")))
     view = forms_view(unmeasured)
     assert view is not None and "were not measured" in view.note
+
+
+def test_training_on_text_alone_is_not_called_distillation() -> None:
+    teacher, cut, trained, *_ = evaluation().forms
+    alone = Evaluation(forms=(teacher, cut, trained.model_copy(update={"taught": False})))
+    view = forms_view(alone)
+    assert view is not None
+    assert [row.label for row in view.rows] == ["teacher", "as cut", "trained on text alone"]
+    assert view.rows[1].same_size == "as trained on text alone"
+    (said,) = form_sentences(alone)
+    assert "training on text alone brought back 1.50" in said and "distil" not in said

@@ -12,7 +12,7 @@ import torch
 from nexus.data.loader import from_padded
 from nexus.pruning.budget import Budget
 from nexus.pruning.families import family_of
-from nexus.pruning.prune import LayerChoice
+from nexus.pruning.layer_choice import LayerChoice
 from nexus.pruning.search import AXES
 from nexus.pruning.target import Target
 from nexus.students.cutting import Decision, Plan, apart, make

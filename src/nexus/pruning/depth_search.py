@@ -96,9 +96,9 @@ def rank_layers(
         case "norm_ratio":
             return _highest(norm_ratio(model, batches), count)
         case "perplexity":
-            return _greedy(Deletions(model, batches), total, count, say)
+            return Trials(Deletions(model, batches)).singly(count, say)
         case "contiguous":
-            return _best_block(Deletions(model, batches), total, count)[0]
+            return Trials(Deletions(model, batches)).without_block(count)[0]
 
 
 def _highest(scores: Float[Tensor, " n"], count: int) -> tuple[int, ...]:
@@ -106,76 +106,92 @@ def _highest(scores: Float[Tensor, " n"], count: int) -> tuple[int, ...]:
     return tuple(sorted(order[:count]))
 
 
-def better_layers(
-    model: PreTrainedModel,
-    batches: Iterable[Batch],
-    likely: Sequence[int],
-    say: Say = lambda text: None,
-) -> tuple[int, ...]:
-    """The layers to keep: `likely`, unless the text clearly misses others less.
+class Trials:
+    """Which layers to keep, told by what the text loses without the others.
 
-    Every block of neighbours is tried, what comes before it computed once for all. If one is missed
-    less than what `likely` leaves out, influence says little about so deep a cut, and layers are
-    also let go one at a time, which costs more. Clearly is by `CLEARLY` nats a token. Of SmolLM2's
-    30 layers five are told by their influence and ten one at a time (benchmarks/pruning.py).
-
-    Args:
-        model: whose layers they are.
-        batches: calibration text, of which about `TRIED_TOKENS` are read.
-        likely: which layers scores would keep.
-        say: told how far it is.
+    What was found for one number of layers is of use for the next: the order in which they go one
+    at a time is the same for all.
     """
-    deletions = Deletions(model, until_targets(batches, TRIED_TOKENS))
-    clearly = CLEARLY * deletions.targets
-    total, count = len(decoder_layers(model)), len(likely)
-    best, loss = tuple(likely), deletions.loss(likely)
-    block, without = _best_block(deletions, total, count)
-    if without > loss - clearly:
-        return best
-    best, loss = block, without
-    say("scores say little about so deep a cut: letting layers go one at a time")
-    singly = _greedy(deletions, total, count, say)
-    return singly if deletions.loss(singly) < loss - clearly else best
 
+    def __init__(self, deletions: Deletions) -> None:
+        self._deletions = deletions
+        self._total = deletions.layers
+        self._gone: list[int] = []
+        self._rises = dict.fromkeys(range(self._total), -math.inf)
+        """Of the layers that are left: by how much the loss would rise without each, but perhaps
+        from a round before."""
+        self._lost: float | None = None
+        """The text's loss without those that are gone."""
 
-def _greedy(
-    deletions: Deletions, total: int, count: int, say: Say = lambda text: None
-) -> tuple[int, ...]:
-    """One goes at a time: the one without which the loss rises least.
+    @classmethod
+    def short(cls, model: PreTrainedModel, batches: Iterable[Batch]) -> Trials:
+        """On as much of the text as tells which layers are missed less: about `TRIED_TOKENS`."""
+        return cls(Deletions(model, until_targets(batches, TRIED_TOKENS)))
 
-    By how much it would rise is known of every layer, but perhaps from a round before. Tried anew
-    are those that promise most, and all that promise more than the best of these keeps: what a
-    layer is missed by mostly grows as others go.
-    """
-    loss = deletions.loss(range(total))
-    rises = dict.fromkeys(range(total), -math.inf)
+    def better(self, likely: Sequence[int], say: Say = lambda text: None) -> tuple[int, ...]:
+        """The layers to keep: `likely`, unless the text clearly misses others less.
 
-    def promising(tried: Mapping[int, float]) -> list[int]:
+        Every block of neighbours is tried, what comes before it computed once for all. If one is
+        missed less than what `likely` leaves out, influence says little about so deep a cut, and
+        layers are also let go one at a time, which costs more. Clearly is by `CLEARLY` nats a
+        token. Of SmolLM2's 30 layers five are told by their influence and ten one at a time
+        (benchmarks/pruning.py).
+
+        Args:
+            likely: which layers scores would keep.
+            say: told how far it is.
+        """
+        clearly = CLEARLY * self._deletions.targets
+        best, loss = tuple(likely), self._deletions.loss(likely)
+        block, without = self.without_block(len(likely))
+        if without > loss - clearly:
+            return best
+        best, loss = block, without
+        say("scores say little about so deep a cut: letting layers go one at a time")
+        singly = self.singly(len(likely), say)
+        return singly if self._deletions.loss(singly) < loss - clearly else best
+
+    def singly(self, count: int, say: Say = lambda text: None) -> tuple[int, ...]:
+        """One goes at a time: the one without which the loss rises least.
+
+        Tried anew are those that promise most, and all that promise more than the best of these
+        keeps: what a layer is missed by mostly grows as others go.
+        """
+        rounds = range(len(self._gone), self._total - count)
+        for _ in announced(rounds, say, "one at a time", "layers"):
+            self._gone.append(self._next())
+        gone = self._gone[: self._total - count]
+        return tuple(layer for layer in range(self._total) if layer not in gone)
+
+    def _next(self) -> int:
+        """The layer that goes next, which is told of those that are left no more."""
+        if self._lost is None:
+            self._lost = self._deletions.loss(range(self._total))
+        tried: dict[int, float] = {}
+        while some := self._promising(tried):
+            without = self._deletions.without(tuple(self._rises), [(layer,) for layer in some])
+            tried |= {layer: after - self._lost for (layer,), after in without.items()}
+        self._rises |= tried
+        gone = min(tried, key=lambda layer: (tried[layer], layer))
+        self._lost += self._rises.pop(gone)
+        return gone
+
+    def _promising(self, tried: Mapping[int, float]) -> list[int]:
+        rises = self._rises
         if not tried:
             return sorted(rises, key=lambda layer: (rises[layer], layer))[:SHORTLIST]
         least = min(tried.values())
         return [layer for layer in rises if layer not in tried and rises[layer] < least]
 
-    for _ in announced(range(total - count), say, "one at a time", "layers"):
-        tried: dict[int, float] = {}
-        while some := promising(tried):
-            without = deletions.without(tuple(rises), [(layer,) for layer in some])
-            tried |= {layer: after - loss for (layer,), after in without.items()}
-        rises |= tried
-        gone = min(tried, key=lambda layer: (tried[layer], layer))
-        loss += rises.pop(gone)
-    return tuple(rises)
-
-
-def _best_block(deletions: Deletions, total: int, count: int) -> tuple[tuple[int, ...], float]:
-    """The layers around the block that is missed least, and the text's loss without it."""
-    every = tuple(range(total))
-    if count == total:
-        return every, deletions.loss(every)
-    blocks = [every[start : start + total - count] for start in range(count + 1)]
-    losses = deletions.without(every, blocks)
-    gone = min(blocks, key=lambda block: losses[block])
-    return tuple(layer for layer in every if layer not in gone), losses[gone]
+    def without_block(self, count: int) -> tuple[tuple[int, ...], float]:
+        """The layers around the block that is missed least, and the text's loss without it."""
+        every = tuple(range(self._total))
+        if count == self._total:
+            return every, self._deletions.loss(every)
+        blocks = [every[start : start + self._total - count] for start in range(count + 1)]
+        losses = self._deletions.without(every, blocks)
+        gone = min(blocks, key=lambda block: losses[block])
+        return tuple(layer for layer in every if layer not in gone), losses[gone]
 
 
 @torch.no_grad()
@@ -219,6 +235,7 @@ class Deletions:
     def __init__(self, model: PreTrainedModel, batches: Iterable[Batch]) -> None:
         family_of(model)  # whose layers are known to give a tensor, as a stand-in does
         self._layers = decoder_layers(model)
+        self.layers = len(self._layers)
         self._model = model
         self._trunk = split_head(model, head_rows(model))
         self._batches = list(batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from nexus.memory import give_back
 from nexus.proofs import Proof
 from nexus.pruning import latency
 from nexus.pruning.budget import Budget
-from nexus.pruning.choose import choose, most_important
-from nexus.pruning.depth_search import DepthStrategy, better_layers, rank_layers
+from nexus.pruning.choose import choose
+from nexus.pruning.depth_search import DepthStrategy
 from nexus.pruning.families import family_of
-from nexus.pruning.importance import BASELINES, Scores, Strategy, measure
+from nexus.pruning.importance import Scores, Strategy, measure
+from nexus.pruning.layer_choice import LayerChoice
 from nexus.pruning.norms import Norms, fit_norms
 from nexus.pruning.repair import repair as refit
 from nexus.pruning.search import AXES, TOLERANCE, Axis
@@ -87,7 +88,7 @@ def prune(
         sizes: or the very shape.
         strategy: how importance is told.
         depth: how layers are told apart. If not given, those of the highest scores and others are
-            tried on the text (`better_layers`). Without text, and for baselines, scores decide
+            tried on the text (`Trials.better`). Without text, and for baselines, scores decide
             alone.
         axes: which sizes a target may change.
         multiple: of which neurons and hidden channels are multiples.
@@ -190,38 +191,6 @@ def carve(
     small = cut(model, kept, dtype=dtype)
     _fit(small, model, kept, list(batches), repair, norms)
     return small, kept
-
-
-@dataclass(frozen=True)
-class LayerChoice:
-    """Which layers stay where some go, told once for each number of them."""
-
-    model: PreTrainedModel
-    batches: Sequence[Batch]
-    scores: Scores
-    depth: DepthStrategy | None = None
-    say: Say = lambda text: None
-    known: dict[int, tuple[int, ...]] = field(default_factory=dict)
-
-    def __call__(self, count: int) -> tuple[int, ...] | None:
-        """So many layers, in the order in which they lie; nothing if these are all."""
-        if count >= Sizes.of(self.model.config, family_of(self.model)).layers:
-            return None
-        if count not in self.known:
-            self.known[count] = self._told(count)
-        return self.known[count]
-
-    def _told(self, count: int) -> tuple[int, ...]:
-        model, batches, say = self.model, self.batches, self.say
-        if self.depth is not None:
-            say(f"choosing {count} layers by {self.depth}")
-            return rank_layers(model, batches, self.depth, count, say)
-        likely = most_important(self.scores, count)
-        can_be_tried = model.can_generate() and any(int(batch.target_count) for batch in batches)
-        if self.scores.strategy in BASELINES or not can_be_tried:
-            return likely
-        say(f"trying on the text which {count} layers to keep")
-        return better_layers(model, batches, likely, say)
 
 
 def _refuse_failed(findings: Iterable[Proof]) -> None:

@@ -71,7 +71,7 @@ def form_sentences(evaluation: Evaluation) -> list[str]:
         kl, agreement = (form.change.get(name) for name in (KL, "agreement"))
         if form.kind not in BROUGHT or kl is None:
             continue
-        what = BROUGHT[form.kind]
+        what = BROUGHT[form.kind] if form.taught else "training on text alone brought back"
         cost = form.kind != "trained"
         amounts = [f"{_amount(kl, cost)} nats of KL"]
         if agreement is not None:
@@ -85,7 +85,7 @@ def form_sentences(evaluation: Evaluation) -> list[str]:
 
 def _row(forms: Sequence[Form], number: int, is_result: bool) -> FormRow:
     form = forms[number]
-    label = LABELS[form.kind]
+    label = _label(form)
     return FormRow(
         label=f"{form.stage}: {label}" if form.stage else label,
         note=", ".join(part for part in (form.name, form.dtype) if part),
@@ -110,7 +110,11 @@ def _same_as(forms: Sequence[Form], number: int) -> str:
         (one for one in forms[number + 1 :] if one.kind == "trained" and not one.same_size), form
     )
     stage = f"{later.stage}: " if later.stage and later.stage != form.stage else ""
-    return f"as {stage}{LABELS[later.kind]}"
+    return f"as {stage}{_label(later)}"
+
+
+def _label(form: Form) -> str:
+    return LABELS[form.kind] if form.taught else "trained on text alone"
 
 
 def _note(evaluation: Evaluation) -> str:

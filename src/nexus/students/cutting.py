@@ -23,8 +23,9 @@ from nexus.pruning.depth_search import DepthStrategy, require_next_tokens
 from nexus.pruning.families import Family, family_of
 from nexus.pruning.importance import Strategy
 from nexus.pruning.latency import Latency
+from nexus.pruning.layer_choice import LayerChoice
 from nexus.pruning.norms import Norms
-from nexus.pruning.prune import LayerChoice, Pruned, prune
+from nexus.pruning.prune import Pruned, prune
 from nexus.pruning.saved import survives
 from nexus.pruning.scored import scored
 from nexus.pruning.search import Axis

@@ -19,7 +19,8 @@ from nexus import durable, fingerprint
 from nexus.batch import Batch
 from nexus.errors import UsageError
 from nexus.pruning.importance import Scores
-from nexus.pruning.prune import LayerChoice, carve
+from nexus.pruning.layer_choice import LayerChoice
+from nexus.pruning.prune import carve
 from nexus.pruning.sizes import Sizes
 from nexus.spec import Spec
 from nexus.students.trial import Carved, Steps, Trial, divergence, spoken

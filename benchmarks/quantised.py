@@ -5,11 +5,12 @@
 MODEL is a folder, TEXT a JSONL file of held-out text, FILE one of other text, to which grids of
 four bits are fitted. Every variant is a process of its own; all
 take turns, so that whatever else happens on the machine hits all alike. The exports need
-`pip install 'nexus-distillation[openvino]'`.
+`pip install 'nexus-distillation[openvino,onnx]'`.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import time
@@ -43,7 +44,11 @@ TITLES = {
     "openvino16": "OpenVINO, float16",
     "openvino8": "OpenVINO, 8 bits",
     "openvino4": "OpenVINO, 4 bits",
+    "onnx16": "ONNX Runtime, float16",
+    "onnx8": "ONNX Runtime, 8 bits",
+    "onnx4": "ONNX Runtime, 4 bits",
 }
+RUNTIMES = ("openvino", "onnx")
 REFERENCE, BESIDE, FITTED = "fp32", "bf16", "nexus4fitted"
 LENGTH = 256
 WARMUPS = 1
@@ -130,7 +135,7 @@ def play(
     folder: str,
 ) -> Facts:  # fmt: skip
     """Load one variant, read and write in turns, and leave its log-probabilities in a file."""
-    reader = Exported(Path(place)) if name.startswith("openvino") else _Torch(place, name)
+    reader = Exported(Path(place)) if name.startswith(RUNTIMES) else _Torch(place, name)
     settle()
     prompt = rows.reshape(1, -1)[:, :prompt_tokens]
     for _ in range(turns):
@@ -183,10 +188,11 @@ def _written(
         return model
     if (work / name).is_dir():
         return work / name
-    bits = int(name.removeprefix("openvino").removeprefix("nexus").removesuffix("fitted"))
+    kind, number = re.fullmatch(r"([a-z]+)([0-9]+)(?:fitted)?", name).groups()  # type: ignore[union-attr]
+    bits = int(number)
     group = group_size if bits == 4 else None
-    if name.startswith("openvino"):
-        export(model, work / name, bits=bits, group_size=group)
+    if kind in RUNTIMES:
+        export(model, work / name, to=kind, bits=bits, group_size=group, seconds=1.0)
     else:
         shared = None if group is None else str(group)
         text = (str(fit_to),) if name == FITTED else ()
@@ -197,7 +203,7 @@ def _written(
 
 def _bytes(place: Path, reader: Exported | _Torch) -> int:
     """Of the weights: in files of the variant's own, or as they would be saved."""
-    files = [*place.glob("*.bin"), *place.glob("*.safetensors")]
+    files = [file for name in ("bin", "safetensors", "data") for file in place.glob(f"*.{name}")]
     if isinstance(reader, _Torch) and not is_quantized(reader.model.config):
         return sum(weight.numel() * weight.element_size() for weight in reader.model.parameters())
     return sum(file.stat().st_size for file in files)

@@ -329,7 +329,7 @@ def _calibration(
 
 
 def _beside(scores: Path | None) -> Path | None:
-    """Where a search keeps what it measured, if anything is kept."""
+    """Where a search and a trial of layers keep what they measured, if anything is kept."""
     return None if scores is None else scores.with_name(f"{scores.name}.search")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,13 +13,14 @@ from typing import Any
 import pytest
 
 from nexus.batch import Batch
+from nexus.durable import Damaged
 from nexus.errors import UsageError
 from nexus.pruning import depth_search
 from nexus.pruning.depth import keep_layers
 from nexus.pruning.depth_search import Deletions, rank_layers
 from nexus.pruning.families import family_of
 from nexus.pruning.importance import measure
-from nexus.pruning.layer_choice import LayerChoice
+from nexus.pruning.layer_choice import FILE_NAME, LayerChoice
 from nexus.pruning.prune import prune
 from nexus.pruning.sizes import Sizes
 
@@ -80,6 +83,66 @@ def test_what_went_for_one_depth_is_not_tried_again_for_another(
     assert {count: choice(count) for count in counts} == alone
     assert sum(tried) == deepest
     assert choice(6) is None
+
+
+@pytest.mark.parametrize("depth", [None, "perplexity"])
+def test_a_choice_that_was_interrupted_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: Any, rows: Rows
+) -> None:
+    """Stopped at every trial in turn: the same layers, and no layer that went is tried again.
+
+    To see it fail: in LayerChoice, give Trials no notes; in Trials, restore what has gone alone.
+    """
+    monkeypatch.setattr(depth_search, "CLEARLY", 0.0)
+    monkeypatch.setattr(depth_search, "SHORTLIST", 2)
+    model, text = tiny("llama", num_hidden_layers=7), [asked(rows(13, 16))]
+    scores = measure(model, text, strategy="magnitude")
+    expected = {count: LayerChoice(model, text, scores, depth)(count) for count in (3, 2)}
+    plain, calls, most = Deletions.without, [0], [0]
+
+    def without(self: Deletions, kept: Any, blocks: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > most[0]:
+            raise KeyboardInterrupt
+        return plain(self, kept, blocks)
+
+    monkeypatch.setattr(Deletions, "without", without)
+    for stop in range(30):
+        folder = tmp_path / str(stop)
+        calls[0], most[0] = 0, stop
+        with contextlib.suppress(KeyboardInterrupt):
+            LayerChoice(model, text, scores, depth, folder=folder)(3)
+        calls[0], most[0] = 0, 99
+        again = LayerChoice(model, text, scores, depth, folder=folder)
+        assert {count: again(count) for count in (3, 2)} == expected
+        calls[0], most[0] = 0, 0
+        known = LayerChoice(model, text, scores, depth, folder=folder)
+        assert {count: known(count) for count in (2, 3)} == expected
+
+
+def test_layers_of_another_model_text_or_strategy_are_chosen_anew(
+    tmp_path: Path, rows: Rows
+) -> None:
+    model, text = tiny("llama", num_hidden_layers=5), [asked(rows(13, 16))]
+    scores = measure(model, text)
+    LayerChoice(model, text, scores, "perplexity", folder=tmp_path)(2)
+    file = tmp_path / FILE_NAME
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps(said | {"kept": {"2": [0, 9]}}))
+    assert LayerChoice(model, text, scores, "perplexity", folder=tmp_path)(2) == (0, 9)
+    others: list[tuple[Any, ...]] = [
+        (tiny("llama", num_hidden_layers=5, rope_theta=5e3), text, scores, "perplexity"),
+        (model, [asked(rows(13, 15))], scores, "perplexity"),
+        (model, text, measure(model, text, strategy="magnitude"), "perplexity"),
+        (model, text, scores, "contiguous"),
+        (model, text, scores, None),
+    ]
+    for other in others:
+        file.write_text(json.dumps(said | {"kept": {"2": [0, 9]}}))
+        assert LayerChoice(*other, folder=tmp_path)(2) == LayerChoice(*other)(2)
+    file.write_text("{")
+    with pytest.raises(Damaged, match=r"layers.json cannot be read .*: remove it, to try anew"):
+        LayerChoice(model, text, scores, folder=tmp_path)(2)
 
 
 def test_an_encoder_tells_no_layers_by_what_next_tokens_lose(rows: Rows) -> None:

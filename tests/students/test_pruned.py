@@ -115,8 +115,10 @@ def test_what_was_measured_and_decided_is_kept(
     spec = Pruned.parse({"target": 0.8, "multiple": 8, "aggregate": ["l2", "variance"]})
     kept = tmp_path / "pruning"
     one = spec.build(teacher(), text, tmp_path, seed=0, workspace=kept)
-    assert {path.name for path in kept.iterdir()} == {"scores.safetensors", "pruning.json"}
+    names = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
+    assert names == {"scores.safetensors", "pruning.json", "search/layers.json"}
     monkeypatch.setattr("nexus.pruning.scored.measure", None)
+    monkeypatch.setattr("nexus.pruning.depth_search.Deletions", None)
     monkeypatch.setattr("nexus.students.cutting.meet", None)
     other = spec.build(teacher(), text, tmp_path, seed=0, workspace=kept)
     for before, after in zip(one.parameters(), other.parameters(), strict=True):

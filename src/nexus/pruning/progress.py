@@ -1,13 +1,14 @@
-"""Progress: sums over text that are put on disk now and then, so that a measurement goes on."""
+"""Progress: sums over text and what was tried, on disk, so that what is interrupted goes on."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
@@ -97,3 +98,34 @@ class Progress:
         """Nothing needs to go on any more."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+class Notebook:
+    """What was found so far; what was written under another key is forgotten.
+
+    Args:
+        path: a file of JSON, there already or not; without one nothing is put away.
+        key: of all that it depends on.
+
+    Raises:
+        Damaged: the file cannot be read.
+    """
+
+    def __init__(self, path: Path | None = None, key: str = "") -> None:
+        self._path, self._key = path, key
+        self.facts: dict[str, Any] = {}
+        if path is None or not path.is_file():
+            return
+        try:
+            said = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise Damaged(f"{path} cannot be read ({error}): remove it, to try anew") from None
+        if said.pop("key", None) == key:
+            self.facts = said
+
+    def keep(self, **facts: Any) -> None:
+        """Add to what is known, or put it in the place of what was."""
+        self.facts |= facts
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            durable.write(self._path, json.dumps({"key": self._key, **self.facts}, indent=1) + "\n")

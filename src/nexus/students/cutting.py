@@ -95,7 +95,7 @@ def make(
         aim: a target or the very shape.
         plan: how.
         scores: the file of importance scores, there already or not.
-        workspace: where a search keeps what it measured.
+        workspace: where a search and a trial of layers keep what they measured.
         anew: measure importance where the file is of something else, in place of refusing it.
         any_text: take the scores in the file whatever text they were measured on.
         dtype: of the student.
@@ -117,7 +117,7 @@ def make(
         model, looked_at, scores, strategy=plan.strategy, aggregate=plan.aggregate,
         seed=plan.seed, anew=anew, any_text=any_text, say=say,
     )  # fmt: skip
-    choice = LayerChoice(model, looked_at, found, plan.depth, say)
+    choice = LayerChoice(model, looked_at, found, plan.depth, say, workspace)
     ranking: Ranking | None = None
     goal: Met | Target | Sizes = aim
     if isinstance(aim, Target):

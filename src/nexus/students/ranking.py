@@ -20,6 +20,7 @@ from nexus.batch import Batch
 from nexus.errors import UsageError
 from nexus.pruning.importance import Scores
 from nexus.pruning.layer_choice import LayerChoice
+from nexus.pruning.progress import Notebook
 from nexus.pruning.prune import carve
 from nexus.pruning.sizes import Sizes
 from nexus.spec import Spec
@@ -221,9 +222,8 @@ class _Book:
     """What was measured of a search so far, on disk; of another search nothing is known."""
 
     def __init__(self, path: Path, key: str) -> None:
-        self._path, self._key = path, key
-        said = json.loads(path.read_text()) if path.is_file() else {}
-        self._known: dict[str, float] = said.get("measured", {}) if said.get("key") == key else {}
+        self._notes = Notebook(path, key)
+        self._known: dict[str, float] = self._notes.facts.get("measured", {})
         if not self._known:
             _forget(sorted(path.parent.glob("candidate-*")))
 
@@ -240,7 +240,7 @@ class _Book:
 
     def put(self, rung: int, number: int, value: float) -> None:
         self._known[f"{rung}.{number}"] = value
-        durable.write(self._path, json.dumps({"key": self._key, "measured": self._known}, indent=1))
+        self._notes.keep(measured=self._known)
 
 
 def _split(text: Sequence[Batch], search: Search) -> tuple[list[Batch], Steps]:

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nexus.evaluation.mode import observing
+from nexus.evaluation.mode import observing, thawed
 from nexus.memory import GIB, available_bytes, peak_memory_gib
 from nexus.results import Estimate, Rates, Speed, SpeedAt, Unit
 from nexus.window import context_limit
@@ -55,7 +55,7 @@ def speed(
     models = {"teacher": teacher, "student": student}
     prompt_tokens, new_tokens = fitting(list(models.values()), prompt_tokens, new_tokens)
     first, *others = batch_sizes
-    with observing(teacher, student):
+    with observing(teacher, student), thawed(teacher, student):
         prompt = random_prompt(list(models.values()), first, prompt_tokens, seed)
         warm_up = min(WARM_UP_TOKENS, new_tokens)
         trial = [time_one(model, prompt, warm_up) for model in models.values()]

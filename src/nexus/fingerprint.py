@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,6 +91,11 @@ def of_text(batches: Iterable[Batch]) -> str:
             total.update(str(tuple(part.shape)).encode())
             total.update(part.cpu().contiguous().numpy().tobytes())
     return total.hexdigest()
+
+
+def of_facts(facts: Mapping[str, Any]) -> str:
+    """That of names and values, in whatever order; of a value that is no JSON, its text."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -14,7 +14,7 @@ from nexus.data.loader import from_padded
 from nexus.durable import Damaged
 from nexus.pruning import progress
 from nexus.pruning.importance import Strategy, measure
-from nexus.pruning.progress import Progress, announced
+from nexus.pruning.progress import Notebook, Progress, announced
 
 
 def text() -> list[Batch]:
@@ -89,3 +89,33 @@ def test_who_waits_is_told_now_and_then_and_given_every_batch(
     given = list(announced(batches, heard.append, "importance"))
     assert [one is other for one, other in zip(given, batches, strict=True)] == [True] * 4
     assert len(heard) == said and all(" of 4 batches, about 0 s to go" in each for each in heard)
+
+
+def test_a_notebook_knows_what_was_written_under_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "there" / "notes.json"
+    first = Notebook(path, "one")
+    first.keep(lost=[0.1, 1e300], gone={"3": [1, 2]})
+    first.keep(lost=[1 / 3])
+    assert Notebook(path, "one").facts == first.facts == {"lost": [1 / 3], "gone": {"3": [1, 2]}}
+    assert Notebook(path, "other").facts == {}
+    nowhere = Notebook()
+    nowhere.keep(lost=1)
+    assert nowhere.facts == {"lost": 1}
+
+
+def test_a_damaged_notebook_is_not_believed(tmp_path: Path) -> None:
+    """Whichever bit of what it says is another."""
+    path = tmp_path / "notes.json"
+    Notebook(path, "one").keep(gone=[11, 2])
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in (0, 1, 6):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                found = Notebook(path, "one").facts
+            except Damaged as error:
+                assert str(path) in str(error) and "remove it, to try anew" in str(error)
+            else:
+                assert found in ({}, {"gone": [11, 2]})

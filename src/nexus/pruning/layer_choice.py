@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +13,9 @@ from nexus import fingerprint
 from nexus.batch import Batch
 from nexus.pruning.choose import most_important
 from nexus.pruning.depth_search import (
+    CLEARLY,
+    SHORTLIST,
+    TRIED_TOKENS,
     DepthStrategy,
     Trials,
     rank_layers,
@@ -67,9 +68,9 @@ class LayerChoice:
             "text": fingerprint.of_text(self.batches) if self.batches else "",
             "scores": self.scores.digest,
             "depth": self.depth,
+            "tried": [TRIED_TOKENS, CLEARLY, SHORTLIST],
         }
-        told = json.dumps(facts, sort_keys=True)
-        return Notebook(self.folder / FILE_NAME, hashlib.sha256(told.encode()).hexdigest())
+        return Notebook(self.folder / FILE_NAME, fingerprint.of_facts(facts))
 
     @cached_property
     def _trials(self) -> Trials:

@@ -17,6 +17,7 @@ from torch import Tensor
 from nexus import durable
 from nexus.batch import Batch
 from nexus.durable import Damaged
+from nexus.fingerprint import of_facts
 from nexus.voice import Say
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ class Notebook:
         key: of all that it depends on.
 
     Raises:
-        Damaged: the file cannot be read.
+        Damaged: the file cannot be read, or holds what was not written.
     """
 
     def __init__(self, path: Path | None = None, key: str = "") -> None:
@@ -120,12 +121,16 @@ class Notebook:
             said = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise Damaged(f"{path} cannot be read ({error}): remove it, to try anew") from None
-        if said.pop("key", None) == key:
-            self.facts = said
+        if said.pop("key", None) != key:
+            return
+        if said.pop("sha256", None) != of_facts(said):
+            raise Damaged(f"{path} is not what was written: remove it, to try anew")
+        self.facts = said
 
     def keep(self, **facts: Any) -> None:
         """Add to what is known, or put it in the place of what was."""
         self.facts |= facts
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            durable.write(self._path, json.dumps({"key": self._key, **self.facts}, indent=1) + "\n")
+            told = {"key": self._key, "sha256": of_facts(self.facts), **self.facts}
+            durable.write(self._path, json.dumps(told, indent=1) + "\n")

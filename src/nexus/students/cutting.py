@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Collection, Sequence
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 from nexus import durable
 from nexus.batch import PADDING, Batch
 from nexus.errors import UsageError
+from nexus.fingerprint import of_facts
 from nexus.proofs import Proof
 from nexus.pruning.budget import Budget
 from nexus.pruning.depth_search import DepthStrategy, require_next_tokens
@@ -228,8 +228,7 @@ class Decision:
     @classmethod
     def of(cls, folder: Path, facts: dict[str, Any]) -> Decision:
         """In a run's folder, for one way of asking."""
-        told = json.dumps(facts, sort_keys=True, default=str)
-        return cls(folder / RECORD, hashlib.sha256(told.encode()).hexdigest())
+        return cls(folder / RECORD, of_facts(facts))
 
     @property
     def sizes(self) -> Sizes | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -289,7 +287,7 @@ def _key(
         "search": search.model_dump(),
         "settings": settings,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return fingerprint.of_facts(facts)
 
 
 def _forget(folders: Sequence[Path]) -> None:

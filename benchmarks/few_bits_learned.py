@@ -98,6 +98,7 @@ def main(
     heldout_rows: int = 64,
     seeds: int = 3,
     rates: tuple[float, ...] = (),
+    precision: Literal["bf16", "fp32"] = "bf16",
     output: Path = RESULTS / "few_bits_learned",
 ) -> bool:
     """Measure, print a Markdown table, and write it with all numbers.
@@ -113,6 +114,7 @@ def main(
         heldout_rows: How many such rows everything is measured on.
         seeds: Orders of the text that training is repeated with.
         rates: Peak learning rates that every arm is tried at; its own unless given.
+        precision: Of products in training; all is measured in fp32.
         output: Where to write, without suffix.
     """
     machine = machine_facts()
@@ -122,7 +124,7 @@ def main(
     whole = LocalTeacher(load_model(source, Path()), vocabulary)
     settings = TrainSpec(
         steps=steps, tokens_per_step=rows_a_step * LENGTH, warmup_steps=max(1, steps // 20),
-        weight_decay=0.0, precision="fp32", compile=False, save_every=steps, dashboard="none",
+        weight_decay=0.0, precision=precision, compile=False, save_every=steps, dashboard="none",
     )  # fmt: skip
     bench = Bench(
         whole, tokenizer, _rows(text, tokenizer, steps * rows_a_step),

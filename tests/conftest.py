@@ -47,6 +47,12 @@ def _own_home(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", f"{tmp_path}/trackio")
 
 
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are not checked: for what users pass against the annotations."""
+    monkeypatch.setattr(type(jaxtyping.config), "jaxtyping_disable", property(lambda _: True))
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
     torch.manual_seed(0)

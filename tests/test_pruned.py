@@ -292,6 +292,16 @@ def test_a_vocabulary_that_cannot_be_is_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_what_is_no_byte_pair_tokenizer_is_said_before_text_is_read(tmp_path: Path) -> None:
+    """Reading would find that it has no end of text, which is not the reason. To see it fail: leave
+    the tokenizer to `narrowed`."""
+    folder = ENCODERS["write_encoder"](tmp_path / "encoder", "BertForMaskedLM")
+    (tmp_path / "text.jsonl").write_text('{"text": "the cat sits"}\n')
+    asked = Cut(str(folder), tmp_path / "x", vocabulary=30, text=(str(tmp_path / "text.jsonl"),))
+    with pytest.raises(UsageError, match="is a WordLevel tokenizer. Only a byte-pair"):
+        prune_checkpoint(asked, lambda text: None)
+
+
 def of_words(workspace: Path) -> tuple[Any, Path]:
     """A model whose tokenizer knows words, and its folder."""
     folder = workspace / "words"

@@ -14,6 +14,7 @@ from nexus import hub
 from nexus.errors import NexusError
 from nexus.ties import check_saved_tie, check_tie, is_tied
 
+SLICING = runpy.run_path(str(Path(__file__).parent / "pruning" / "test_slice.py"))
 make_tokenizer = runpy.run_path(str(Path(__file__).with_name("workspace.py")))["make_tokenizer"]
 SIZES = {"vocab_size": 259, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
 
@@ -47,6 +48,16 @@ def test_a_configuration_that_says_otherwise_is_not_saved(tied: bool, tmp_path: 
         check_tie(model)
     with pytest.raises(NexusError, match="Loaded again it would be another model"):
         hub.save(model, make_tokenizer(), tmp_path)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", SLICING["MODELS"])
+def test_files_of_every_architecture_hold_the_head(kind: str, tied: bool, tmp_path: Path) -> None:
+    """Some are saved under older names, as GPT-NeoX's head. To see it fail: look for the names that
+    the model has."""
+    model = SLICING["tiny"](kind, tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path)
+    check_saved_tie(model, tmp_path)
 
 
 def test_a_head_that_is_missing_from_the_files_is_noticed(tmp_path: Path) -> None:

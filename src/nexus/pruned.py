@@ -31,7 +31,7 @@ from nexus.pruning.search import AXES, Axis, explicit_shape
 from nexus.pruning.sizes import Sizes
 from nexus.pruning.target import BUDGETS, Target, budget_named, meet
 from nexus.pruning.text import SEQUENCE, require_sequence
-from nexus.pruning.vocabulary import HowMany
+from nexus.pruning.vocabulary import HowMany, byte_pairs
 from nexus.pruning.watching import aggregates_named
 from nexus.spec import nearest
 from nexus.students.cutting import TOKENS, Plan, make
@@ -224,6 +224,7 @@ def _require_text(asked: Cut) -> None:
 
 def _narrowed(asked: Cut, source: Candidate, say: Say) -> Narrowed:
     """The model with the tokens that the text needs."""
+    _ = byte_pairs(source.tokenizer)  # before any text is read
     say("choosing the tokens that the text needs")
     size: Any = asked.vocabulary
     read = (

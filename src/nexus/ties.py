@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers.core_model_loading import revert_weight_conversion
+
 from nexus.errors import NexusError
 from nexus.inspection.safetensors_header import read_header
 
@@ -44,7 +46,8 @@ def check_saved_tie(model: Any, folder: Path) -> None:
     weights = dict(model.named_parameters(remove_duplicate=False))
     ends = {model.get_output_embeddings().weight.data_ptr()}
     ends.add(model.get_input_embeddings().weight.data_ptr())
-    names = {name for name, weight in weights.items() if weight.data_ptr() in ends}
+    found = {name: weight for name, weight in weights.items() if weight.data_ptr() in ends}
+    names = set(revert_weight_conversion(model, found))  # files may hold them under older names
     if len(names & stored) != len(ends):
         raise NexusError(
             f"{folder} stores {len(names & stored)} of {', '.join(sorted(names))}, where "

@@ -20,7 +20,6 @@ from nexus.pruning.depth import keep_layers
 from nexus.pruning.depth_search import (
     Deletions,
     Trials,
-    depth_strategy_named,
     norm_ratio,
     rank_layers,
     require_next_tokens,
@@ -217,9 +216,6 @@ def test_norm_ratio_is_the_mean_over_real_tokens(small: Small, rows: Rows) -> No
 
 def test_what_cannot_be_chosen_is_said(small: Small, rows: Rows) -> None:
     model = small()
-    with pytest.raises(UsageError, match="'best' is unknown. Known: block_influence"):
-        depth_strategy_named("best")
-    assert depth_strategy_named("contiguous") == "contiguous"
     with pytest.raises(UsageError, match="4 layers cannot be kept of 3: choose 1 to 3"):
         rank_layers(model, [], "perplexity", 4)
     with pytest.raises(UsageError, match="something to predict, but there is none"):

@@ -51,6 +51,11 @@ def test_of_anything_else_they_are_refused_in_one_line(small: Small, tmp_path: P
         scored(model, text, path)
 
 
+def test_a_directory_is_no_file_of_scores(small: Small, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a directory: name the file that importance is kept"):
+        scored(small(), [], tmp_path, strategy="magnitude")
+
+
 def test_another_draw_is_another_file(small: Small, tmp_path: Path) -> None:
     model, path = small(), tmp_path / "scores"
     first = scored(model, [], path, strategy="random", seed=1)

@@ -28,6 +28,18 @@ def test_what_is_packed_comes_back_in_as_few_words_as_can_be(
     assert torch.equal(unpack(words, bits, columns), codes)
 
 
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_a_single_column_of_words_that_was_turned(bits: int) -> None:
+    """As zeros are loaded of a layer with few outputs: contiguous by name, and not from word to
+    word. To see it fail: view the words of `contiguous()`."""
+    codes = some_codes(2, 5, 32 // bits, bits)
+    turned = pack(codes, bits).T.contiguous().T
+    assert turned.shape == (5, 1)
+    strange = torch.empty(1, 5, dtype=torch.int32).copy_(turned.T).T
+    assert strange.is_contiguous() and strange.stride() == (1, 5)
+    assert torch.equal(unpack(strange, bits, 32 // bits), codes)
+
+
 def test_a_large_matrix_is_packed_in_parts_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = some_codes(0, 7, 37, 3)
     whole = pack(codes, 3)

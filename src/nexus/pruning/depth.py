@@ -194,5 +194,6 @@ def _settings(part: nn.Module) -> dict[str, Any]:
 def _inexpressible(teacher: PreTrainedModel, reason: str) -> UsageError:
     return UsageError(
         f"The layers of {type(teacher).__name__} depend on their number: {reason}. "
-        "Choose other layers, or a student of kind 'pretrained' or 'scratch'."
+        "Choose other layers (another number of them, or depth told apart in another way), or a "
+        "student of kind 'pretrained' or 'scratch'."
     )

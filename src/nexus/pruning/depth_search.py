@@ -22,7 +22,6 @@ from nexus.pruning.depth import block_influence
 from nexus.pruning.families import family_of
 from nexus.pruning.progress import Notebook, announced
 from nexus.signals import Headed, Scores, Support
-from nexus.spec import nearest
 from nexus.voice import Say
 
 DepthStrategy = Literal["block_influence", "perplexity", "contiguous", "norm_ratio"]
@@ -47,18 +46,6 @@ of SmolLM2 without five layers one lost 0.12 nats less by the block, and another
 SHORTLIST = 6
 """How many layers a round of `perplexity` tries at least: those that were missed least so far. Of
 SmolLM2-135M the same ten layers went in the end with 4 and with 12."""
-
-
-def depth_strategy_named(name: str) -> DepthStrategy:
-    """A strategy by its name.
-
-    Raises:
-        UsageError: There is none of that name.
-    """
-    for strategy in DEPTH_STRATEGIES:
-        if strategy == name:
-            return strategy
-    raise UsageError(f"depth strategy '{name}' is unknown{nearest(name, DEPTH_STRATEGIES)}")
 
 
 def require_next_tokens(model: PreTrainedModel, strategy: DepthStrategy | None) -> None:

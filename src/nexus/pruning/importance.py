@@ -119,6 +119,8 @@ class Scores:
             UsageError: The file is not there, or of another model or other data.
             Damaged: It is not what was written.
         """
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory: name the file that importance is kept in")
         if not path.is_file():
             raise UsageError(f"There are no importance scores at {path}: measure them first")
         tensors, facts = _read(path)

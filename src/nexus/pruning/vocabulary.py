@@ -88,7 +88,7 @@ def smaller_vocabulary(
         UsageError: It is no byte-pair tokenizer, or cannot have this size; the nearest is named.
         NexusError: The proof failed: a bug of Nexus or of the versions installed.
     """
-    fast, parts = _byte_pairs(tokenizer)
+    fast, parts = byte_pairs(tokenizer)
     whole = _by_itself(fast)
     corpus = list(texts) if counts is None else texts
     if counts is None:
@@ -111,10 +111,14 @@ def smaller_vocabulary(
     )
 
 
-def _byte_pairs(
+def byte_pairs(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[PreTrainedTokenizerFast, dict[str, Any]]:
-    """The tokenizer with what its file says, if it is one that can be cut."""
+    """The tokenizer with what its file says, if it is one that can be cut.
+
+    Raises:
+        UsageError: It is none.
+    """
     name = type(tokenizer).__name__
     remedy = (
         "Only a byte-pair (BPE) tokenizer of the tokenizers library can be cut: leave the "

@@ -31,7 +31,8 @@ def _packed(codes: Int8[Tensor, "rows columns"], bits: int) -> Int32[Tensor, "ro
 def unpack(words: Int32[Tensor, "rows words"], bits: int, columns: int) -> Int8[Tensor, "rows _"]:
     """What `pack` was given."""
     rows = len(words)
-    octets = words.contiguous().view(torch.uint8)
+    # Flat in between: a single column may have any stride and still be called contiguous.
+    octets = words.flatten().view(torch.uint8).view(rows, 4 * words.shape[1])
     if bits == 8:
         return (octets[:, :columns] ^ 0x80).view(torch.int8)
     if bits == 4:

@@ -57,7 +57,8 @@ def quantize(
         dtype: of everything that is not quantised, scales included; the model's if not given.
 
     Raises:
-        UsageError: It is quantised already, or nothing in it can be quantised like this.
+        UsageError: It is quantised already, nothing in it can be quantised like this, or a weight
+            is not finite.
     """
     refuse_quantized(model)
     fitting, kept = plan(model, scheme)
@@ -132,6 +133,11 @@ def with_layers(
     shared = {id(layer.weight): layer.weight for layer in layers.values()}
     made = copy.deepcopy(model, dict(shared))
     for name, layer in layers.items():
+        if not bool(layer.weight.isfinite().all()):
+            raise UsageError(
+                f"{name}.weight holds NaN or Inf, for which no grid has a value: quantise a "
+                "checkpoint from before it broke"
+            )
         grid = rounded(name, layer.weight.detach())
         bias = None if layer.bias is None else layer.bias.detach().to(grid.scale.dtype).clone()
         put(made, name, DynamicLinear.of(grid, bias) if scheme.dynamic

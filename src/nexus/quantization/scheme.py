@@ -89,7 +89,7 @@ def scheme_of(
     if (bits is None) == (scheme is None):
         raise UsageError("give either bits (8, 4 or 3) or a scheme, and not both")
     if bits is not None and bits not in SCHEMES:
-        raise UsageError(f"bits is {bits}: choose {', '.join(map(str, SCHEMES))}")
+        raise UsageError(f"bits is {bits!r}: choose {', '.join(map(str, SCHEMES))}")
     named = scheme if bits is None else SCHEMES[bits]
     if named == "int8_dynamic" and (group_size not in (None, "row") or not symmetric):
         raise UsageError(_WHOLE_ROWS)

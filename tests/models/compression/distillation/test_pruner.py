@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -94,7 +95,18 @@ def test_magnitudes_need_no_text(capsys: pytest.CaptureFixture[str]) -> None:
         ({"depth": "perplexiti"}, "did you mean 'perplexity'?"),
         ({"aggregate": ("mean",)}, "Write mean l2"),
         ({"shape": {"neurons": 32}}, "give one of them"),
-        ({"calibration_tokens": 0}, "give at least 1"),
+        ({"calibration_tokens": 0}, "'calibration_tokens' is 0, but"),
+        ({"norms": "measurd"}, "did you mean 'measured'?"),
+        ({"vocabulary": "all"}, "'vocabulary' is 'all', but"),
+        ({"vocabulary": 280.5}, "'vocabulary' is 280.5, but"),
+        ({"axes": ["neurons", "head"]}, "did you mean 'heads'?"),
+        ({"axes": "neurons"}, "'axes' is 'neurons', but"),
+        ({"pruning_strategy": None}, "pruning_strategy 'None' is unknown"),
+        ({"aggregate": None}, "Write mean l2"),
+        ({"budget": "bytes"}, "there is none: add target: 0.75"),
+        ({"dtype": "bfloat16"}, "pass torch.bfloat16"),
+        ({"calibration_data": "one text"}, "give several texts"),
+        ({"calibration_data": [{"labels": [1]}]}, "calibration_data[0] is {'labels': [1]}, which"),
         ({"search": True}, "pass target_params= and calibration_data="),
         (
             {"search": {"candidate": 3}, "calibration_data": [torch.arange(256)]},
@@ -102,12 +114,36 @@ def test_magnitudes_need_no_text(capsys: pytest.CaptureFixture[str]) -> None:
         ),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_named_before_anything_is_computed(
     settings: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
         MinitronPruner(teacher(), 4e4, **settings)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [{"neurons": "many"}, {"neurons": None, "layers": 0}])
+@pytest.mark.usefixtures("unchecked")
+def test_sizes_that_are_none(shape: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="'shape"):
+        MinitronPruner(teacher(), shape=shape)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_other_kinds_are_numbers() -> None:
+    """As they come out of NumPy, or out of a configuration file."""
+    plain, other = (
+        MinitronPruner(teacher(), count, multiple=step)  # type: ignore[arg-type]
+        for count, step in ((4e4, 8), ("4e4", np.int64(8)))
+    )
+    assert (plain.target, plain.plan) == (other.target, other.plan)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_name_is_no_teacher() -> None:
+    with pytest.raises(UsageError, match="teacher is 'gpt2', no transformers model"):
+        MinitronPruner("gpt2", 4e4)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("target", "said"), [(1e9, "cannot be cut out"), (100.0, "The nearest:")])

@@ -43,6 +43,20 @@ def test_what_cannot_be_is_refused(model: Any, asked: dict[str, int]) -> None:
         quantize(model, **asked)  # type: ignore[arg-type]
 
 
+def test_what_is_no_number_is_not_rounded(model: Any) -> None:
+    """To see it fail: round whatever is there."""
+    model.model.layers[0].mlp.up_proj.weight.data[3, 5] = float("nan")
+    with pytest.raises(UsageError, match=r"mlp\.up_proj\.weight holds NaN or Inf"):
+        quantize(model, bits=4, group_size=32)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.int8])
+@pytest.mark.usefixtures("unchecked")
+def test_only_types_of_weights_are_types(model: Any, dtype: Any) -> None:
+    with pytest.raises(UsageError, match=r"dtype is .*pass torch\.bfloat16"):
+        quantize(model, bits=4, dtype=dtype)
+
+
 def test_text_makes_grids_fit_what_enters_the_layers() -> None:
     """A few inputs are strong: fitted, what leaves the layers is nearer to what it was.
 

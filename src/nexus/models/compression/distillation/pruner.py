@@ -6,29 +6,35 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nexus.batch import Batch
 from nexus.errors import UsageError
-from nexus.models.compression.distillation.text import rows_of_text
-from nexus.pruning.depth_search import depth_strategy_named
+from nexus.models.compression.distillation.text import (
+    Texts,
+    real_ids,
+    require_floating,
+    rows_of_text,
+)
 from nexus.pruning.families import family_of
-from nexus.pruning.importance import STRATEGIES, WITHOUT_DATA, Strategy
+from nexus.pruning.importance import STRATEGIES, WITHOUT_DATA
 from nexus.pruning.norms import Norms
 from nexus.pruning.own_text import own_text
 from nexus.pruning.prune import Pruned, copied
 from nexus.pruning.saved import survives
 from nexus.pruning.search import AXES, Axis, explicit_shape
 from nexus.pruning.sizes import Sizes
-from nexus.pruning.target import Target, budget_named, meet
+from nexus.pruning.target import Target, meet
 from nexus.pruning.vocabulary import HowMany
 from nexus.pruning.watching import aggregates_named
-from nexus.spec import nearest
-from nexus.students.cutting import TOKENS, Plan, make, with_saving
+from nexus.spec import nearest, shown
+from nexus.students.cutting import TOKENS, make, with_saving
 from nexus.students.narrowed import Narrowed, narrowed
+from nexus.students.pruned import Pruned as Asked
 from nexus.students.ranking import Ranking, Search
 
 IMPORTANCE = "importance"
@@ -54,7 +60,7 @@ class MinitronPruner:
         target_params: float | None = None,
         pruning_strategy: str = IMPORTANCE,
         *,
-        calibration_data: Sequence[str] | Sequence[Tensor] | None = None,
+        calibration_data: Texts | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         axes: Sequence[Axis] = AXES,
         multiple: int = 32,
@@ -78,8 +84,9 @@ class MinitronPruner:
             teacher: a model of a known architecture; left as it is.
             target_params: how many parameters in all, within 2 %.
             pruning_strategy: `importance` (by activations), or any that a recipe can name.
-            calibration_data: texts, which need a tokenizer, or tensors of token ids. Without it
-                the teacher writes 8,000 tokens itself.
+            calibration_data: texts, which need a tokenizer, or tensors of token ids; padded ones in
+                mappings of `input_ids` and `attention_mask`. Without it the teacher writes 8,000
+                tokens itself.
             tokenizer: the teacher's.
             axes: which sizes may change.
             multiple: of which neurons and hidden channels are multiples.
@@ -107,19 +114,23 @@ class MinitronPruner:
                 reads on.
 
         Raises:
-            UsageError: for an unknown strategy or budget, or data that cannot be used.
+            UsageError: for a name that is unknown or a value that is none, whichever it is, or data
+                that cannot be used.
         """
-        self.teacher, self.dtype = teacher, dtype
-        asked = _target(target_params, target, budget, vocabulary, shape)
-        self.target = asked and asked.saved_in(dtype)
-        self.shape = cast(dict[Axis, int], dict(shape)) if shape else None
-        self.plan = Plan(
-            _strategy(pruning_strategy), aggregates_named(aggregate),
-            None if depth is None else depth_strategy_named(depth), tuple(axes), multiple, repair,
-            _search(search, self.target, calibration_data), seed, _tokens(calibration_tokens),
-            norms,
+        self.teacher, self.dtype = _model(teacher), dtype
+        require_floating(dtype)
+        _require_one_aim(target_params, target, vocabulary, shape)
+        asked = self.asked = _asked(
+            target_params=target_params, target=target, budget=budget, shape=shape,
+            vocabulary=vocabulary, strategy=_strategy(pruning_strategy), depth=depth, axes=axes,
+            aggregate=aggregates_named(aggregate or ()), multiple=multiple, repair=repair,
+            norms=norms, calibration_tokens=calibration_tokens, scores=scores,
+            search=_search(search, calibration_data),
         )  # fmt: skip
-        self.scores = None if scores is None else Path(scores)
+        """The same as a recipe would say it."""
+        self.plan = asked.plan(seed)
+        aims = asked.target is not None or asked.target_params is not None
+        self.target = asked.aim().saved_in(dtype) if aims else None
         self.pruned: Pruned | None = None
         self.ranking: Ranking | None = None
         """How the shapes of a search fared."""
@@ -127,12 +138,10 @@ class MinitronPruner:
         """The teacher with the student's tokens, which its distribution is renormalised to, and
         their tokenizer (`narrowed.vocabulary.tokenizer`); only where `vocabulary` is given."""
         _require_text(vocabulary, calibration_data, tokenizer)
-        self._data, self._tokenizer, self._vocabulary = calibration_data, tokenizer, vocabulary
-        self._batches = (
-            None
-            if calibration_data is None
-            else rows_of_text(calibration_data, tokenizer, teacher, without=WITHOUT)
-        )
+        self._data, self._tokenizer = calibration_data, tokenizer
+        self._batches: list[Batch] | None = None
+        if calibration_data is not None:
+            self._batches = rows_of_text(calibration_data, tokenizer, teacher, without=WITHOUT)
 
     def prune_and_create_student(self) -> PreTrainedModel:
         """The student. What was kept and what was proved is in `pruned` afterwards; where nothing
@@ -143,10 +152,10 @@ class MinitronPruner:
                 is named.
         """
         teacher, target, batches, plan = self.teacher, self.target, self._batches, self.plan
-        if self._vocabulary is not None:
-            self.narrowed = self._fewer_tokens(self._vocabulary)
+        if self.asked.vocabulary is not None:
+            self.narrowed = self._fewer_tokens(self.asked.vocabulary)
             teacher = self.narrowed.model
-            if target is None and self.shape is None:
+            if not self.asked.is_sized:
                 return self._whole(self.narrowed)
             target = target and target.absolute(self.teacher, family_of(teacher))
             tokenizer = self.narrowed.vocabulary.tokenizer
@@ -158,7 +167,7 @@ class MinitronPruner:
             batches = own_text(self.teacher, seed=plan.seed)
         text = [batch.to(teacher.device) for batch in batches or []]
         made = make(
-            teacher, text, aim, plan, scores=self.scores, any_text=self._data is None,
+            teacher, text, aim, plan, scores=self.asked.scores, any_text=self._data is None,
             dtype=self.dtype, say=_say,
         )  # fmt: skip
         made = with_saving(made, None)
@@ -168,8 +177,8 @@ class MinitronPruner:
     def _aim(self, teacher: PreTrainedModel, target: Target | None) -> Target | Sizes:
         """What is to be met; what cannot be is refused here, before anything is written or read."""
         family, plan = family_of(teacher), self.plan
-        if self.shape is not None:
-            return explicit_shape(teacher, family, self.shape, plan.multiple)
+        if self.asked.shape is not None:
+            return explicit_shape(teacher, family, self.asked.shape.given, plan.multiple)
         if target is None:
             raise UsageError("there is no target: pass target_params=, target= or shape=")
         if target.budget != "latency":
@@ -193,17 +202,38 @@ class MinitronPruner:
         """The calibration data as text."""
         tokenizer: Any = self._tokenizer
         return [
-            one if isinstance(one, str) else tokenizer.decode(one.flatten())
+            one if isinstance(one, str) else tokenizer.decode(real_ids(one))
             for one in self._data or ()
         ]
 
 
-def _strategy(name: str) -> Strategy:
+def _model(teacher: object) -> PreTrainedModel:
+    if isinstance(teacher, PreTrainedModel):
+        return teacher
+    raise UsageError(
+        f"teacher is {shown(teacher)}, no transformers model: pass one that is loaded, such as "
+        "AutoModelForCausalLM.from_pretrained(...)"
+    )
+
+
+def _strategy(name: str) -> str:
     """By its name, or by the specification's."""
     known = (IMPORTANCE, *STRATEGIES)
     if name not in known:
-        raise UsageError(f"pruning_strategy '{name}' is unknown{nearest(name, known)}")
-    return cast(Strategy, "activation" if name == IMPORTANCE else name)
+        raise UsageError(f"pruning_strategy '{name}' is unknown{nearest(str(name), known)}")
+    return "activation" if name == IMPORTANCE else name
+
+
+def _asked(**values: Any) -> Asked:
+    """What a recipe would say: names are known there, and values are of their types."""
+    return Asked.parse({name: _plain(value) for name, value in values.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Without NumPy's types of numbers."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _require_text(vocabulary: HowMany | None, *given: Any) -> None:
@@ -211,46 +241,29 @@ def _require_text(vocabulary: HowMany | None, *given: Any) -> None:
         raise UsageError("vocabulary keeps what a text uses: pass calibration_data= and tokenizer=")
 
 
-def _tokens(count: int) -> int:
-    if count < 1:
-        raise UsageError(f"calibration_tokens is {count}: give at least 1")
-    return count
-
-
-def _target(
+def _require_one_aim(
     target_params: float | None,
     target: float | None,
-    budget: str,
     vocabulary: HowMany | None,
     shape: Mapping[str, int] | None,
-) -> Target | None:
-    """What is to be met, if anything but the vocabulary and a shape is to be."""
-    axes = get_args(Axis)
-    for name in shape or ():
-        if name not in axes:
-            raise UsageError(f"shape names '{name}', which is no axis{nearest(name, axes)}")
+) -> None:
     given = (target_params is not None) + (target is not None) + bool(shape)
     if given > 1 or not (given or vocabulary is not None):
         raise UsageError(
             "MinitronPruner needs either target_params=80e6, target=0.75 (with budget='latency', "
             "say) or shape={'neurons': 896}, or only vocabulary=16384: give one of them"
         )
-    return Target.asked(target_params, target, budget_named(budget))
 
 
-def _search(
-    asked: bool | Mapping[str, Any] | Search, target: Target | None, data: object
-) -> Search | None:
+def _search(asked: bool | Mapping[str, Any] | Search, data: object) -> object:
     """The search that was asked for, if one was."""
     if not asked and not isinstance(asked, Mapping):
         return None
-    if target is None or data is None:
+    if data is None:
         raise UsageError(
             "search distils shapes for a target on text: pass target_params= and calibration_data="
         )
-    if isinstance(asked, Search):
-        return asked
-    return Search.parse({} if isinstance(asked, bool) else dict(asked), where="search")
+    return {} if isinstance(asked, bool) else asked
 
 
 def _say(text: str) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nexus.adapters import merged
 from nexus.calibration import TOKENS, calibrated
 from nexus.errors import UsageError
-from nexus.models.compression.distillation.text import rows_of_text
+from nexus.models.compression.distillation.text import Texts, require_floating, rows_of_text
 from nexus.quantization.scheme import scheme_of
 from nexus.students.cutting import apart
 
@@ -26,7 +25,7 @@ def quantize(
     group_size: int | Literal["row"] | None = None,
     symmetric: bool = True,
     dtype: torch.dtype | None = None,
-    calibration_data: Sequence[str] | Sequence[Tensor] | None = None,
+    calibration_data: Texts | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreTrainedModel:
     """The model with the weights of its linear layers in few bits; embeddings and head stay.
@@ -44,9 +43,10 @@ def quantize(
         symmetric: whether grids lie around zero.
         dtype: of all that is not quantised; the model's if not given. Decoding is fastest in
             bfloat16.
-        calibration_data: texts, which need a tokenizer, or tensors of token ids. The first 8,000
-            tokens say how strong each input of a layer is, and the error below eight bits is
-            smaller for it; without, every input counts alike.
+        calibration_data: texts, which need a tokenizer, or tensors of token ids; padded ones in
+            mappings of `input_ids` and `attention_mask`. The first 8,000 tokens say how strong each
+            input of a layer is, and the error below eight bits is smaller for it; without, every
+            input counts alike.
         tokenizer: the model's.
 
     Raises:
@@ -54,6 +54,7 @@ def quantize(
             the data cannot be used.
     """
     wanted = scheme_of(bits, scheme, group_size, symmetric)
+    require_floating(dtype)
     plain = merged(model)
     if not isinstance(plain, PreTrainedModel):
         raise UsageError(f"{type(model).__name__} is no transformers model: pass a PreTrainedModel")

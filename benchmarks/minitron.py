@@ -118,8 +118,7 @@ class Plan:
             file = self.folder / f"{run.name}.yaml"
             file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
             print(f"{run.name}: {recipe['train']['steps']} steps", file=sys.stderr)
-            command = [sys.executable, "-m", "nexus", "distill", str(file)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            distil(file)
         return run
 
     def steps(self, target: float) -> int:
@@ -138,6 +137,11 @@ class Plan:
         steps: int = max(20, round(self.minutes * 60 / seconds))
         file.write_text(json.dumps({"minutes": self.minutes, "steps": steps, "seconds": seconds}))
         return steps
+
+
+def distil(recipe: Path) -> None:
+    command = [sys.executable, "-m", "nexus", "distill", str(recipe)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def runs(

@@ -33,7 +33,10 @@ def test_arms_differ_in_their_way_down_alone(
 ) -> None:
     monkeypatch.setattr("cascade.distil", distil_here)
     monkeypatch.setattr("nexus.pipeline.build", lambda run: (run / "report.html").touch())
-    monkeypatch.setattr("nexus.students.pruned.TOKENS", 512)
+    whole = Plan.cut
+    monkeypatch.setattr(
+        Plan, "cut", lambda plan, share: {**whole(plan, share), "calibration_tokens": 512}
+    )
     for name, rows in (("train", SENTENCES[:40]), ("heldout", SENTENCES[40:44])):
         SMALL["write_rows"](tmp_path / f"{name}.jsonl", [{"text": row} for row in rows])
     again = partial(

@@ -6,13 +6,28 @@ import json
 import runpy
 from pathlib import Path
 
+import pytest
 from minitron import main
 from minitron_table import with_earlier
+
+from nexus import pipeline
+from nexus.recipe.load import load
 
 WORKSPACE = runpy.run_path(str(Path(__file__).parents[1] / "workspace.py"))
 
 
-def test_arms_differ_in_what_they_are_called_by(tmp_path: Path) -> None:
+def distil_here(recipe: Path) -> None:
+    """In this process, which has imported everything, and with little to cut by."""
+    recipe.write_text(
+        recipe.read_text().replace("kind: pruned", "kind: pruned\n  calibration_tokens: 512")
+    )
+    pipeline.run(load(recipe), recipe.parent)
+
+
+def test_arms_differ_in_what_they_are_called_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minitron.distil", distil_here)
     WORKSPACE["write_workspace"](tmp_path)
     target = 45_000.0
     arms = ("pruned-kd", "random-kd", "random-ce")

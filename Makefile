@@ -37,9 +37,10 @@ types: $(VENV)/.installed-dev
 arrows: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-cache
 
-# One thread a process: two test processes on two cores would otherwise fight over them.
+# One thread a process: two test processes on two cores would otherwise fight over them. A file's tests
+# stay together, in the order of names: else both processes make what its tests share.
 unit: $(VENV)/.installed-dev  ## the tests alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # POINTS=100 tries about so many of all points, SEED=7 other random ones, OUTPUT=file keeps the table.
 torture: $(VENV)/.installed-dev  ## kill, stop, starve and damage runs: each must resume (minutes)

@@ -84,7 +84,7 @@ def test_budgets_count_the_same_at_every_cut(
     """
     path = CASCADE["write_workspace"](tmp_path / "w")
     cuts = [
-        {"kind": "pruned", "target": share, "budget": budget, "multiple": 4}
+        {"kind": "pruned", "target": share, "budget": budget, "multiple": 4, **CASCADE["LITTLE"]}
         for share, budget in ((1.0, "bytes"), (0.9, "latency"), (0.95, "bytes"))
     ]
     timed: list[torch.dtype] = []

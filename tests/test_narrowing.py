@@ -31,10 +31,13 @@ CUTS: list[dict[str, Any]] = [
 ]
 
 
+LITTLE = {"calibration_tokens": 512}
+
+
 def recipe_of(folder: Path, **student: Any) -> Any:
     path = SMALL["write_workspace"](folder)
     SMALL["save"](folder / "teacher", *SMALL["with_words"]())
-    content = {**SMALL["RECIPE"], "student": {"kind": "pruned", **student}}
+    content = {**SMALL["RECIPE"], "student": {"kind": "pruned", **LITTLE, **student}}
     path.write_text(yaml.safe_dump(content))
     return load_recipe(path)
 

@@ -185,7 +185,7 @@ def test_students_that_are_cut_between_stages_are_those_of_one_process(
     values = yaml.safe_load(recipe.read_text())
     objectives, train = values.pop("objectives"), values.pop("train")
     train |= {"steps": 2, "warmup_steps": 0, "tokens_per_step": 512, "parallel": parallel}
-    thin = {"kind": "pruned", "shape": {"neurons": 32}}
+    thin = {"kind": "pruned", "shape": {"neurons": 32}, "calibration_tokens": 512}
     values["stages"] = [
         {"name": "whole", "objectives": objectives, "train": train},
         {"name": "thin", "objectives": objectives, "train": train, "student": thin,

@@ -50,6 +50,7 @@ LAYOUTS = {
 
 
 CUT = ("pruned", "layers")
+LITTLE = "calibration_tokens: 512"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def small(recipe: dict[str, Any], output: Path) -> list[str]:
         case "layers":
             changes["student.count"] = 2
         case "pruned":
-            changes["student"] = "{kind: pruned, shape: {layers: 2, neurons: 32}}"
+            changes["student"] = f"{{kind: pruned, shape: {{layers: 2, neurons: 32}}, {LITTLE}}}"
     changes |= small_cuts(recipe)
     for split in ("sources", "heldout"):
         for number, source in enumerate(recipe["data"][split]):
@@ -103,13 +104,13 @@ def small(recipe: dict[str, Any], output: Path) -> list[str]:
 
 def small_cuts(recipe: dict[str, Any]) -> dict[str, Any]:
     """Neurons in place of billions, where a stage cuts its student out of the one before."""
-    shape = "{{kind: pruned, shape: {{neurons: {}}}, multiple: 16}}"
+    shape = f"{{{{kind: pruned, shape: {{{{neurons: {{}}}}}}, multiple: 16, {LITTLE}}}}}"
+    layers = f"{{kind: pruned, shape: {{layers: 2}}, {LITTLE}}}"
     cuts = [n for n, stage in enumerate(recipe.get("stages", [])) if "student" in stage]
     if cuts and recipe["student"]["kind"] == "pretrained":  # the teacher, to be corrected
-        cut = "{kind: pruned, shape: {layers: 2}}"
-        return {"student.model": "teacher", **{f"stages.{n}.student": cut for n in cuts}}
+        return {"student.model": "teacher", **{f"stages.{n}.student": layers for n in cuts}}
     changes = {f"stages.{n}.student": shape.format(64 - 16 * n) for n in cuts}
-    return {"student": "{kind: pruned, shape: {layers: 2}}", **changes} if cuts else {}
+    return {"student": layers, **changes} if cuts else {}
 
 
 @pytest.fixture(scope="module", params=RECIPES, ids=lambda path: path.stem)

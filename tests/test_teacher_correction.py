@@ -44,7 +44,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         {
             "name": "distil",
-            "student": {"kind": "pruned", "shape": {"layers": 2}},
+            "student": {"kind": "pruned", "shape": {"layers": 2}, "calibration_tokens": 512},
             "teacher": "previous",
             "objectives": output,
             "train": {**train, "steps": STEPS["distil"]},

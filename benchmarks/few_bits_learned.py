@@ -101,7 +101,7 @@ def main(
     precision: Literal["bf16", "fp32"] = "bf16",
     output: Path = RESULTS / "few_bits_learned",
 ) -> bool:
-    """Measure, print a Markdown table, and write it with all numbers.
+    """Measure, print a Markdown table, and write it with all numbers, after everything trained.
 
     Args:
         model: A folder.
@@ -132,15 +132,16 @@ def main(
     )  # fmt: skip
     plan = [(arm, rate, seed) for arm in arms for rate in rates or (None,) for seed in range(seeds)]
     found: list[dict[str, Any]] = []
+    facts = {"machine": machine, "tokens": steps * rows_a_step * LENGTH, "found": found,
+             "whole": bench.worth(whole.pretrained)}  # fmt: skip
     for each in bits:
         scheme = scheme_of(each, group_size=SCHEMES[each])
         found.append({"scheme": str(scheme), "arm": "rounded", **bench.worth(_few(bench, scheme))})
         fitted = bench.worth(_few(bench, scheme, fitted=True))
         found.append({"scheme": str(scheme), "arm": "fitted", **fitted})
-        found += [learnt(bench, scheme, *one) for one in plan]
-    facts = {"machine": machine, "tokens": steps * rows_a_step * LENGTH, "found": found,
-             "whole": bench.worth(whole.pretrained)}  # fmt: skip
-    publish(_page(facts, heldout_rows), facts, output)
+        for one in plan:
+            found.append(learnt(bench, scheme, *one))
+            publish(_page(facts, heldout_rows), facts, output)
     return all(
         one["forward_kl"]["value"] < _fitted(found, one["scheme"])["forward_kl"]["value"]
         for one in found

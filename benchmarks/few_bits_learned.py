@@ -101,7 +101,7 @@ def main(
     precision: Literal["bf16", "fp32"] = "bf16",
     output: Path = RESULTS / "few_bits_learned",
 ) -> bool:
-    """Measure, print a Markdown table, and write it with all numbers, after everything trained.
+    """Measure, print a Markdown table, and write it with all numbers, after every training.
 
     Args:
         model: A folder.
@@ -139,6 +139,7 @@ def main(
         found.append({"scheme": str(scheme), "arm": "rounded", **bench.worth(_few(bench, scheme))})
         fitted = bench.worth(_few(bench, scheme, fitted=True))
         found.append({"scheme": str(scheme), "arm": "fitted", **fitted})
+        publish(_page(facts, heldout_rows), facts, output)
         for one in plan:
             found.append(learnt(bench, scheme, *one))
             publish(_page(facts, heldout_rows), facts, output)
@@ -208,6 +209,14 @@ def _fitted(found: Sequence[dict[str, Any]], scheme: str) -> dict[str, Any]:
     return next(one for one in found if (one["scheme"], one["arm"]) == (scheme, "fitted"))
 
 
+def _cell(runs: Sequence[dict[str, Any]], measure: str, digits: int, scale: float = 1.0) -> str:
+    """Over orders of the text, and the first one's interval over rows."""
+    values = [scale * one[measure]["value"] for one in runs]
+    text = spread(values, digits) if len(values) > 1 else f"{values[0]:,.{digits}f}"
+    low, high = (scale * runs[0][measure][end] for end in ("low", "high"))
+    return f"{text} ({low:,.{digits}f}–{high:,.{digits}f})"
+
+
 def _page(facts: dict[str, Any], rows: int) -> str:
     header = ["", "rate", "KL, nats", "agreement", "perplexity", "seconds"]
     lines = []
@@ -216,12 +225,11 @@ def _page(facts: dict[str, Any], rows: int) -> str:
         groups.setdefault((one["scheme"], one["arm"], one.get("learning_rate")), []).append(one)
     for (scheme, arm, rate), all_of in groups.items():
         title = {"rounded": f"{scheme}, rounded to nearest", "fitted": "fitted to text"}
-        values = [[one[name]["value"] for one in all_of]
-                  for name in ("forward_kl", "agreement", "perplexity")]  # fmt: skip
         lines.append([
             title.get(arm) or ARMS[arm].title,
             "–" if rate is None else f"{rate:g}",
-            spread(values[0], 4), spread([100 * v for v in values[1]], 1), spread(values[2], 2),
+            _cell(all_of, "forward_kl", 4), _cell(all_of, "agreement", 1, 100),
+            _cell(all_of, "perplexity", 2),
             "–" if rate is None else f"{statistics.median(o['seconds'] for o in all_of):,.0f}",
         ])  # fmt: skip
     whole = facts["whole"]["perplexity"]["value"]
@@ -230,7 +238,7 @@ def _page(facts: dict[str, Any], rows: int) -> str:
         table(header, lines),
         f"{facts['tokens']:,} tokens of training; measured beside the model as it was on {rows} "
         f"held-out rows of {LENGTH} tokens, on which that has a perplexity of {whole:.2f}. Median "
-        "[smallest–largest] over orders of the text.",
+        "[smallest–largest] over orders of the text (the first one's 95 % interval over rows).",
         described(facts["machine"]),
     ])  # fmt: skip
 

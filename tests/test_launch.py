@@ -68,7 +68,7 @@ def test_memory_does_not_grow_with_the_shapes_that_were_met() -> None:
         "    ctypes.CDLL(None).malloc_trim(0)\n"
         "    return held()\n"
         "first = meet(1, 60)\n"
-        "kept = meet(60, 100) - first > 128\n"
+        "kept = meet(60, 100) - first > 16\n"
         "early = meet(100, 200)\n"
         "print((meet(200, 700) - early) * 4096 if kept or CAPPED else 0)\n"
     )

@@ -61,6 +61,7 @@ def quantize(
             is not finite.
     """
     refuse_quantized(model)
+    _refuse_broken(model)
     fitting, kept = plan(model, scheme)
 
     def rounded(name: str, weight: Tensor) -> Grid:
@@ -123,6 +124,13 @@ def refuse_quantized(model: PreTrainedModel) -> None:
         )
 
 
+def _refuse_broken(model: PreTrainedModel) -> None:
+    """Refuse weights that are no numbers: what was made of them could not be compared either."""
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise UsageError(f"{name} holds NaN or Inf: quantise a checkpoint from before it broke")
+
+
 def with_layers(
     model: PreTrainedModel,
     layers: Mapping[str, nn.Linear],
@@ -133,11 +141,6 @@ def with_layers(
     shared = {id(layer.weight): layer.weight for layer in layers.values()}
     made = copy.deepcopy(model, dict(shared))
     for name, layer in layers.items():
-        if not bool(layer.weight.isfinite().all()):
-            raise UsageError(
-                f"{name}.weight holds NaN or Inf, for which no grid has a value: quantise a "
-                "checkpoint from before it broke"
-            )
         grid = rounded(name, layer.weight.detach())
         bias = None if layer.bias is None else layer.bias.detach().to(grid.scale.dtype).clone()
         put(made, name, DynamicLinear.of(grid, bias) if scheme.dynamic

@@ -43,10 +43,15 @@ def test_what_cannot_be_is_refused(model: Any, asked: dict[str, int]) -> None:
         quantize(model, **asked)  # type: ignore[arg-type]
 
 
-def test_what_is_no_number_is_not_rounded(model: Any) -> None:
-    """To see it fail: round whatever is there."""
-    model.model.layers[0].mlp.up_proj.weight.data[3, 5] = float("nan")
-    with pytest.raises(UsageError, match=r"mlp\.up_proj\.weight holds NaN or Inf"):
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.up_proj.weight", "model.norm.weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_what_is_no_number_is_not_rounded(model: Any, name: str, value: float) -> None:
+    """Nor what stays as it is: logits of NaN differ from themselves.
+
+    To see it fail: round whatever is there.
+    """
+    model.get_parameter(name).data.view(-1)[5] = value
+    with pytest.raises(UsageError, match=f"{name} holds NaN or Inf"):
         quantize(model, bits=4, group_size=32)
 
 

@@ -15,39 +15,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
+from few_bits import LENGTH, Whole, single_rows
 from machine import described
 from machine import facts as machine_facts
 from results import RESULTS, publish, spread, table
-from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nexus.batch import Batch
-from nexus.calibration import TOKENS, calibrated
-from nexus.evaluation.fidelity import measure
-from nexus.hub import ModelSource, load_model, load_tokenizer
-from nexus.kernels.lm_head import head_rows, split_head
 from nexus.objectives.output import Output
 from nexus.objectives.task import Task
 from nexus.objectives.weighted_sum import WeightedSum
 from nexus.quantization.learning import Learned, learned_layers
 from nexus.quantization.scheme import Scheme, scheme_of
 from nexus.recipe.few_bits import RATES
-from nexus.teachers.local import LocalTeacher
-from nexus.tokenizers import real_vocabulary
 from nexus.training.loop import Stage, train
 from nexus.training.module import DistillationModule
 from nexus.training.parallel import Parallel
 from nexus.training.prepare import prepare
 from nexus.training.settings import TrainSpec
-from pruning import rows_of
 
-LENGTH = 256
 SCHEMES = {4: "64", 3: "32"}
 """Bits, and how many neighbours share a scale."""
 
@@ -72,18 +63,10 @@ ARMS = {
 class Bench:
     """What all arms share."""
 
-    whole: LocalTeacher
-    tokenizer: PreTrainedTokenizerBase
+    whole: Whole
     rows: list[Batch]
-    """To learn on, of `rows_a_step` rows each."""
-    heldout: list[Batch]
+    """To learn on, and for grids to be fitted to."""
     settings: TrainSpec
-
-    def worth(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Beside the model as it was, on held-out text, with intervals over rows."""
-        trunk = split_head(model, self.whole.vocabulary)
-        found = measure(trunk, self.whole, self.heldout, self.tokenizer).student(0)
-        return found.model_dump(include={"forward_kl", "agreement", "perplexity"})
 
 
 def main(
@@ -118,26 +101,21 @@ def main(
         output: Where to write, without suffix.
     """
     machine = machine_facts()
-    source = ModelSource(model=str(model.resolve()))
-    tokenizer = load_tokenizer(source, Path())
-    vocabulary = min(head_rows(load_model(source, Path())), real_vocabulary(tokenizer))
-    whole = LocalTeacher(load_model(source, Path()), vocabulary)
+    whole = Whole.load(model, heldout, heldout_rows)
     settings = TrainSpec(
         steps=steps, tokens_per_step=rows_a_step * LENGTH, warmup_steps=max(1, steps // 20),
         weight_decay=0.0, precision=precision, compile=False, save_every=steps, dashboard="none",
     )  # fmt: skip
-    bench = Bench(
-        whole, tokenizer, _rows(text, tokenizer, steps * rows_a_step),
-        _rows(heldout, tokenizer, heldout_rows), settings,
-    )  # fmt: skip
+    bench = Bench(whole, single_rows(text, whole.tokenizer, steps * rows_a_step), settings)
     plan = [(arm, rate, seed) for arm in arms for rate in rates or (None,) for seed in range(seeds)]
     found: list[dict[str, Any]] = []
     facts = {"machine": machine, "tokens": steps * rows_a_step * LENGTH, "found": found,
-             "whole": bench.worth(whole.pretrained)}  # fmt: skip
+             "whole": whole.worth(whole.teacher.pretrained)}  # fmt: skip
     for each in bits:
         scheme = scheme_of(each, group_size=SCHEMES[each])
-        found.append({"scheme": str(scheme), "arm": "rounded", **bench.worth(_few(bench, scheme))})
-        fitted = bench.worth(_few(bench, scheme, fitted=True))
+        rounded = whole.worth(whole.few(scheme))
+        found.append({"scheme": str(scheme), "arm": "rounded", **rounded})
+        fitted = whole.worth(whole.few(scheme, bench.rows))
         found.append({"scheme": str(scheme), "arm": "fitted", **fitted})
         publish(_page(facts, heldout_rows), facts, output)
         for one in plan:
@@ -157,21 +135,22 @@ def learnt(
     arm, began = ARMS[name], time.perf_counter()
     rate = rate or RATES[arm.learned]
     settings = bench.settings.model_copy(update={"learning_rate": rate})
-    few = _few(bench, scheme, fitted=True)
-    learned_layers(few, arm.learned, bench.whole.model)
+    teacher = bench.whole.teacher
+    few = bench.whole.few(scheme, bench.rows)
+    learned_layers(few, arm.learned, teacher.model)
     objective = Output() if arm.loss == "kl" else Task()
     with tempfile.TemporaryDirectory() as folder:
         module = DistillationModule(
-            prepare(few, settings), WeightedSum((objective,)), bench.whole.vocabulary
+            prepare(few, settings), WeightedSum((objective,)), teacher.vocabulary
         )
         stage = Stage(
-            "quantize", module, bench.whole, Shuffled(bench.rows, settings, seed), settings,
+            "quantize", module, teacher, Shuffled(bench.rows, settings, seed), settings,
             Path(folder),
         )  # fmt: skip
         train(stage, Parallel(), quiet=True)
     return {
         "scheme": str(scheme), "arm": name, "seed": seed, "learning_rate": rate,
-        "seconds": round(time.perf_counter() - began, 1), **bench.worth(few),
+        "seconds": round(time.perf_counter() - began, 1), **bench.whole.worth(few),
     }  # fmt: skip
 
 
@@ -188,21 +167,6 @@ class Shuffled:
         return [
             self.rows[self.order[at % len(self.rows)]] for at in range(first, first + self.each)
         ]
-
-
-def _few(bench: Bench, scheme: Scheme, *, fitted: bool = False) -> PreTrainedModel:
-    """Rounded, everything in the type that it is saved in, and then held in 32 bits."""
-    text = bench.rows[: max(1, TOKENS // LENGTH)] if fitted else None
-    model = calibrated(bench.whole.pretrained, scheme, text, torch.bfloat16).model
-    nn.Module.to(model, torch.float32)
-    return model
-
-
-def _rows(path: Path, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Batch]:
-    """Single rows without padding, each a document of its own."""
-    found = rows_of(path, tokenizer, count, LENGTH)
-    rows = [batch.rows(at, at + 1) for batch in found for at in range(len(batch.input_ids))]
-    return [replace(row, keys=((str(number),),)) for number, row in enumerate(rows)]
 
 
 def _fitted(found: Sequence[dict[str, Any]], scheme: str) -> dict[str, Any]:

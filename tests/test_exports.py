@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,22 @@ def test_text_in_parts_is_text(halved: Path) -> None:
         model.forget()
         parts = torch.cat([model.read(some) for some in ids().split([7, 1, 1, 15], dim=1)], 1)
         torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process has all processors")
+def test_one_processor_is_enough(halved: Path) -> None:
+    """OpenVINO, left alone, dies on a single thread where the processor has AMX."""
+    script = (
+        "import os, sys, torch; from pathlib import Path; from nexus.exports import Exported;"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "ids = torch.tensor(eval(sys.argv[2]));"
+        "print(Exported(Path(sys.argv[1])).read(ids).tolist())"
+    )
+    prompt = ids(6)
+    command = [sys.executable, "-c", script, str(halved), str(prompt.tolist())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found, exact = torch.tensor(json.loads(done.stdout)), Exported(halved, exact=True).read(prompt)
+    torch.testing.assert_close(found, exact, atol=0.1, rtol=0.1)  # of bfloat16, if of no more
 
 
 def test_it_writes_what_the_model_writes(halved: Path) -> None:

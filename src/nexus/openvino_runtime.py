@@ -5,6 +5,7 @@ Conversion is that of transformers' own exporter, rounding that of NNCF.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -86,18 +87,21 @@ class Session:
     Args:
         folder: where its graph lies.
         threads: how many it may use; as many as it likes unless given.
-        exact: compute in float32, and never round what enters a layer of few bits.
+        exact: compute in float32, and never round what enters a layer of few bits. With a single
+            thread, processors with AMX compute in float32 in any case.
     """
 
     def __init__(self, folder: Path, threads: int | None, exact: bool) -> None:
-        openvino = import_module("openvino")
+        core = import_module("openvino").Core()
         asked: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             asked["INFERENCE_NUM_THREADS"] = threads
         if exact:
             asked |= dict.fromkeys(("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION"), "f32")
             asked["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
-        compiled = openvino.Core().compile_model(folder / FILE, "CPU", asked)
+        elif 1 in (threads, _processors()) and _multiplies_tiles(core):
+            asked["INFERENCE_PRECISION_HINT"] = "f32"
+        compiled = core.compile_model(folder / FILE, "CPU", asked)
         self._inputs = {name for port in compiled.inputs for name in port.get_names()}
         self._request = compiled.create_infer_request()
 
@@ -110,6 +114,22 @@ class Session:
         self._request.infer({name: known[name] for name in self._inputs if name in known})
         logits: np.ndarray[Any, Any] = self._request.get_tensor("logits").data.copy()
         return logits
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def _multiplies_tiles(core: Any) -> bool:
+    """Whether bfloat16 may be multiplied by Intel's AMX, with which OpenVINO dies on one thread.
+
+    It shares the products of a feed-forward network between halves of its threads, and divides by
+    their number (seen with 2026.4, and reported as openvinotoolkit/openvino#33300). OpenVINO names
+    no AMX; every processor that has it computes in float16, too.
+    """
+    return {"BF16", "FP16"} <= set(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _names(model: PreTrainedModel, ids: Int[Tensor, "rows tokens"]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor, linalg, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -29,6 +29,9 @@ _LAYER_LISTS = ("mlp_only_layers", "moe_layers")
 
 _NOT_BY_LAYER = ("architectures", "eos_token_id")
 """Settings whose lists have nothing to do with layers, however long they happen to be."""
+
+_SMALLEST = 1e-16
+"""The product of two norms that a cosine divides by at least."""
 
 
 def evenly_spaced(count: int, total: int) -> tuple[int, ...]:
@@ -97,9 +100,17 @@ def turned(
     after: Float[Tensor, "rows length hidden"],
     inside: Bool[Tensor, "rows length"],
 ) -> Float[Tensor, ""]:
-    """Σ 1 − cos(before, after) over the tokens inside, in fp32."""
-    cosine = torch.cosine_similarity(before[inside].float(), after[inside].float(), dim=-1)
-    return (1 - cosine).sum(dtype=torch.float64)
+    """Σ 1 − cos(before, after) over the tokens inside, in fp32, a row at a time: copies stay small.
+
+    What is outside may be anything, and counts for nothing.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=before.device)
+    for entered, left, real in zip(before, after, inside, strict=True):
+        entered, left = entered.float(), left.float()
+        sizes = linalg.vector_norm(entered, dim=-1) * linalg.vector_norm(left, dim=-1)
+        cosine = linalg.vecdot(entered, left) / sizes.clamp_min(_SMALLEST)
+        total += (1 - cosine).masked_fill(~real, 0).sum(dtype=torch.float64)
+    return total
 
 
 def keep_layers(teacher: PreTrainedModel, kept: tuple[int, ...]) -> PreTrainedModel:

@@ -235,7 +235,7 @@ class _Watcher:
             value = value.masked_fill(~self._inside.unsqueeze(-1), 0)
         totals, squares = [], []
         for row, factor in zip(value, weight, strict=True):
-            strength = row.float().abs()
+            strength = row.abs().float()
             totals.append(factor @ strength)
             squares.append(self._squared(factor, strength))
         self._settle(axis, site, torch.stack(totals), torch.stack(squares))

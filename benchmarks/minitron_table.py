@@ -99,23 +99,29 @@ class Row:
         """The mean over seeds, their range, and the first one's interval over documents."""
         found = [_estimate(run, measure, model) for run in self.runs]
         values = [scale * each.value for each in found]
-        text = f"{statistics.mean(values):.{digits}f}"
-        if len(values) > 1:
-            text += f" [{min(values):.{digits}f}–{max(values):.{digits}f}]"
+        text = _spread(values, digits)
         if found[0].low is not None and found[0].high is not None:
             text += f" ({scale * found[0].low:.{digits}f}–{scale * found[0].high:.{digits}f})"
         return text
 
     @property
     def cells(self) -> list[str]:
-        minutes = statistics.mean(run.minutes for run in self.runs)
         return [
             self.title, f"{self.first.parameters / 1e6:.1f}M", f"{self.first.tokens:,}",
-            ", ".join(str(run.seed) for run in self.runs), f"{minutes:.1f}",
+            ", ".join(str(run.seed) for run in self.runs),
+            _spread([run.minutes for run in self.runs], 1),
             self.cell("forward_kl", 2, model="untrained"), self.cell("forward_kl", 3),
             self.cell("agreement", 1, 100), self.cell("perplexity", 1),
             self.cell("perplexity_ratio", 2),
         ]  # fmt: skip
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """Mean [smallest–largest]."""
+    text = f"{statistics.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" [{min(values):.{digits}f}–{max(values):.{digits}f}]"
+    return text
 
 
 def rows(runs: Iterable[Run]) -> Iterator[Row]:

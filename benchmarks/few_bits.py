@@ -98,7 +98,7 @@ def main(
     rows: int = 32,
     output: Path = RESULTS / "few_bits",
 ) -> None:
-    """Measure, print a Markdown table, and write it with all numbers.
+    """Measure, print a Markdown table, and write it with all numbers, after every row.
 
     Args:
         model: A folder.
@@ -110,17 +110,16 @@ def main(
     machine = machine_facts()
     whole = Whole.load(model, heldout, rows)
     fit_to = single_rows(text, whole.tokenizer, TOKENS // LENGTH)
-    found = []
-    for scheme in SCHEMES:
-        ways = [None] if scheme.bits == 8 else [None, fit_to]
-        for way in ways:
-            worth = whole.worth(whole.few(scheme, way))
-            found.append({"scheme": str(scheme), "fitted": way is not None, **worth})
+    found: list[dict[str, Any]] = []
     facts = {
         "machine": machine, "model": subject(model), "rows": len(whole.heldout), "found": found,
         "whole": whole.worth(whole.teacher.pretrained),
     }  # fmt: skip
-    publish(_page(facts), facts, output)
+    for scheme in SCHEMES:
+        for way in (None,) if scheme.bits == 8 else (None, fit_to):
+            worth = whole.worth(whole.few(scheme, way))
+            found.append({"scheme": str(scheme), "fitted": way is not None, **worth})
+            publish(_page(facts), facts, output)
 
 
 def _page(facts: dict[str, Any]) -> str:

@@ -138,7 +138,8 @@ class Exported:
         folder: what `export` wrote.
         threads: how many the runtime may use; as many as it likes unless given.
         exact: compute in float32. Otherwise the runtime takes bfloat16 where the CPU has
-            instructions for it, and may round what enters a layer of few bits.
+            instructions for it, and may round what enters a layer of few bits. OpenVINO on a
+            single thread of a processor with AMX computes in float32, too.
     """
 
     def __init__(self, folder: Path, threads: int | None = None, exact: bool = False) -> None:

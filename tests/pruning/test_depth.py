@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from nexus.batch import Batch
 from nexus.errors import UsageError
 from nexus.kernels.decoder import decoder_layers
-from nexus.pruning.depth import block_influence, evenly_spaced, keep_layers
+from nexus.pruning.depth import block_influence, evenly_spaced, keep_layers, turned
 from nexus.students.layers import Layers
 
 Rows = Callable[..., Batch]
@@ -223,6 +223,17 @@ def test_block_influence_is_one_minus_the_cosine(rows: Rows) -> None:
     torch.testing.assert_close(
         block_influence(teacher, [batch]), torch.stack(expected).detach(), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_turns_are_those_of_directions_and_nothing_outside_counts(dtype: torch.dtype) -> None:
+    """0 for a longer vector, 1 for a right angle or no vector at all, 2 for the opposite."""
+    before = torch.tensor([[[3.0, 4.0], [3.0, 4.0], [0.0, 0.0], [1.0, 1.0]], [[1.0, 2.0]] * 4])
+    after = torch.tensor([[[6.0, 8.0], [-4.0, 3.0], [3.0, 4.0], [1.0, 1.0]], [[-2.0, -4.0]] * 4])
+    inside = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    before[~inside], after[~inside] = float("nan"), float("inf")
+    found = turned(before.to(dtype), after.to(dtype), inside)
+    torch.testing.assert_close(float(found), 0.0 + 1.0 + 1.0 + 2.0, atol=1e-6, rtol=0)
 
 
 def test_neither_padding_nor_the_cut_into_batches_changes_the_influence(rows: Rows) -> None:
